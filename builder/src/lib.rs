@@ -1,0 +1,1 @@
+//! The operator's side of kiln: lock inputs, build images, mint identities, run clusters.
