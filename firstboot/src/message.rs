@@ -120,14 +120,30 @@ pub struct NodeStatus {
     pub holds: Holds,
     /// Phase as a word, `blank`, `founding`, `assigned`, `member`, `evicted`, or `halted` while a rule forbids every act.
     pub phase: String,
+    /// Its volume's instance; none when the volume is not known.
+    pub instance: Option<Id128>,
     /// Boot counter of its volume.
     pub boot_counter: u64,
+    /// The highest boot counter it was told by each volume, since its own boot: what shows a rolled back or cloned disk.
+    pub remembers: Vec<Remembered>,
     /// It has seen the cluster activated.
     pub activated: bool,
     /// What it waits for or why it halted, in one sentence; empty when it serves.
     pub waiting_for: String,
     /// Unix seconds since when, 0 when it serves.
     pub waiting_since: i64,
+}
+
+/// The highest boot counter an agent was told by one volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remembered {
+    /// The member.
+    pub fqdn: Fqdn,
+    /// Its volume.
+    pub instance: Id128,
+    /// The highest count it told, in an authenticated status.
+    pub boot_counter: u64,
 }
 
 /// What a node's volume holds: the answer that forming and joining depend on.
