@@ -1,0 +1,223 @@
+//! Reads the tables `[network]`, `[etcd]` and `[hosts]` of a profile.
+#![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
+
+use std::net::IpAddr;
+
+use kiln_firstboot::cluster::{CompactionMode, EtcdSettings};
+use kiln_firstboot::version::{EtcdLine, EtcdVersion};
+
+use super::{AcceptedHazard, Etcd, EtcdOrigin, EtcdSource, Host, HostKind, Network};
+use crate::subnet::Subnet;
+use crate::toml_reader::{Item, Table};
+
+/// The hazard of the 3.5 line.
+const HAZARD_3_5: &str = "etcd-3.5";
+/// Every hazard that can be accepted.
+const HAZARDS: [&str; 1] = [HAZARD_3_5];
+/// The etcd a profile gets that names none.
+const DEFAULT_ETCD: EtcdVersion = EtcdVersion { major: 3, minor: 6, patch: 14 };
+/// Longest name of a network interface (the kernel's `IFNAMSIZ` less the final zero).
+const MAX_INTERFACE_NAME: usize = 15;
+
+pub(super) fn network(table: &Table<'_>) -> Option<Network> {
+    let subnet: Option<Subnet> = table
+        .need("subnet", "write the nodes' network, such as `subnet = \"10.103.0.0/24\"`")
+        .and_then(|i| i.parse("write it as NETWORK/PREFIX"));
+    let bridge =
+        table.need("bridge", "name the bridge on the hosts that the nodes are attached to").and_then(|i| interface(&i));
+    let gateway = table.get("gateway").and_then(|item| {
+        let gateway = item.parse::<IpAddr>("write an address of the subnet, or leave the gateway out")?;
+        if subnet.is_some_and(|s| !s.contains(gateway)) {
+            item.problem(format!("`{gateway}` is not in the subnet"), "use an address of `network.subnet`");
+        }
+        Some(gateway)
+    });
+    let ntp_servers = list(table, "ntp_servers", |item| {
+        let text = item.text()?;
+        let sound = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:".contains(&b));
+        if !sound {
+            item.problem(format!("`{text}` is not a host name or address"), "name one time server");
+        }
+        sound.then(|| text.to_owned())
+    });
+    let network = Network {
+        bridge: bridge?,
+        subnet: subnet?,
+        gateway,
+        dns_servers: list(table, "dns_servers", |i| i.parse("write an IP address")).unwrap_or_default(),
+        ntp_servers: ntp_servers.unwrap_or_default(),
+        client_cidrs: list(table, "client_cidrs", |i| i.parse("write it as NETWORK/PREFIX"))
+            .unwrap_or_else(|| subnet.into_iter().collect()),
+        mtu: table.get("mtu").and_then(|i| i.small_integer(1280..=9216)),
+    };
+    Some(network)
+}
+
+pub(super) fn etcd(table: Option<&Table<'_>>) -> Etcd {
+    let release = |version| EtcdSource { version, origin: EtcdOrigin::Release { sha256: None } };
+    let Some(table) = table else {
+        let (sources, accept_hazards) = (vec![release(DEFAULT_ETCD)], Vec::new());
+        return Etcd { sources, settings: EtcdSettings::default(), accept_hazards };
+    };
+    let accept_hazards = list(table, "accept_hazards", |i| hazard(&i)).unwrap_or_default();
+    let items = table.get("source").and_then(|i| i.items()).unwrap_or_default();
+    let mut sources = Vec::new();
+    for item in &items {
+        let Some(source) = item.table().and_then(|t| source(t)) else { continue };
+        if source.version.line() == Some(EtcdLine::V3_5) && !accept_hazards.iter().any(|h| h.hazard == HAZARD_3_5) {
+            item.problem(
+                format!("etcd {} is of the 3.5 line, whose known faults 3.6 mended", source.version),
+                format!(
+                    "take a 3.6 or later, or accept it: accept_hazards = [{{ hazard = \"{HAZARD_3_5}\", reason = \"...\" }}]"
+                ),
+            );
+        }
+        sources.push(source);
+    }
+    if items.is_empty() {
+        sources.push(release(DEFAULT_ETCD));
+    }
+    Etcd { sources, settings: settings(table), accept_hazards }
+}
+
+fn settings(table: &Table<'_>) -> EtcdSettings {
+    let default = EtcdSettings::default();
+    let heartbeat = table.get("heartbeat_ms").and_then(|i| i.small_integer(10..=5000));
+    let election = table.get("election_ms");
+    let settings = EtcdSettings {
+        quota_mib: table.get("quota_mib").and_then(|i| i.integer(64..=8192)).unwrap_or(default.quota_mib),
+        auto_compaction_mode: table
+            .get("auto_compaction_mode")
+            .and_then(|i| i.word(&[("periodic", CompactionMode::Periodic), ("revision", CompactionMode::Revision)]))
+            .unwrap_or(default.auto_compaction_mode),
+        auto_compaction_retention: table
+            .get("auto_compaction_retention")
+            .and_then(|i| i.small_integer(1..=1_000_000))
+            .unwrap_or(default.auto_compaction_retention),
+        heartbeat_ms: heartbeat.unwrap_or(default.heartbeat_ms),
+        // etcd refuses to start with a longer one than 50 s.
+        election_ms: election.as_ref().and_then(|i| i.small_integer(50..=50_000)).unwrap_or(default.election_ms),
+    };
+    if settings.election_ms < 5 * settings.heartbeat_ms {
+        let (what, remedy) = (
+            format!("{} ms is less than five heartbeats of {} ms", settings.election_ms, settings.heartbeat_ms),
+            "etcd refuses that; ten heartbeats is usual",
+        );
+        match (election, table.get("heartbeat_ms")) {
+            (Some(item), _) | (None, Some(item)) => item.problem(what, remedy),
+            (None, None) => table.problem(what, remedy),
+        }
+    }
+    settings
+}
+
+fn source(table: Table<'_>) -> Option<EtcdSource> {
+    let kind = table.need("kind", "write `kind = \"release\"`, `\"packages\"`, `\"url\"` or `\"file\"`");
+    let kind = kind.and_then(|i| i.word(&["release", "packages", "url", "file"].map(|w| (w, w))));
+    let version = table.need("version", "write the version, such as `version = \"3.6.14\"`").and_then(|item| {
+        let version: EtcdVersion = item.parse("write MAJOR.MINOR.PATCH")?;
+        if version.line().is_none() {
+            item.problem(
+                format!("kiln does not know the flags of etcd {}.{}", version.major, version.minor),
+                "use 3.5, 3.6 or 3.7",
+            );
+        }
+        Some(version)
+    });
+    let given = table.get("sha256").map(|i| i.parse("write the 64 hex digits that `sha256sum` prints"));
+    let sum = || match given {
+        Some(sum) => sum,
+        None => table.need("sha256", "write the sha256 of the tarball").and(None),
+    };
+    let origin = match kind? {
+        "release" => Some(EtcdOrigin::Release { sha256: given.flatten() }),
+        "url" => {
+            let url = table.need("url", "write where the tarball is").and_then(|i| url(&i));
+            url.zip(sum()).map(|(url, sha256)| EtcdOrigin::Url { url, sha256 })
+        }
+        "file" => {
+            let path = table.need("path", "write where the tarball is, relative to the profile").and_then(|i| i.text());
+            path.zip(sum()).map(|(path, sha256)| EtcdOrigin::File { path: path.into(), sha256 })
+        }
+        _packages => {
+            if given.is_some() {
+                table.problem("packages are pinned by the lock, not by `sha256`", "leave `sha256` out");
+            }
+            let distribution = table
+                .get("distribution")
+                .and_then(|i| i.word(&["debian", "ubuntu"].map(|w| (w, w))))
+                .map(str::to_owned);
+            let suite = table.get("suite").and_then(|i| i.text()).map(str::to_owned);
+            Some(EtcdOrigin::Packages { distribution, suite })
+        }
+    };
+    table.finish();
+    Some(EtcdSource { version: version?, origin: origin? })
+}
+
+fn hazard(item: &Item<'_>) -> Option<AcceptedHazard> {
+    let table = item.table()?;
+    let hazard = table.need("hazard", "name the hazard").and_then(|i| i.word(&HAZARDS.map(|h| (h, h))));
+    let reason = table.need("reason", "say why the hazard is all right here").and_then(|item| {
+        let reason = item.text()?;
+        if reason.trim().len() < 10 {
+            item.problem("this is no reason", "say in a sentence why the hazard is all right here");
+        }
+        Some(reason.to_owned())
+    });
+    table.finish();
+    Some(AcceptedHazard { hazard: hazard?.to_owned(), reason: reason? })
+}
+
+pub(super) fn host(name: &str, item: &Item<'_>) -> Option<Host> {
+    if !super::check::is_label(name) {
+        item.problem(format!("`{name}` is not a host's name"), super::check::LABEL_RULE);
+    }
+    let table = item.table()?;
+    let kinds = [("libvirt", HostKind::Libvirt), ("proxmox", HostKind::Proxmox), ("lab", HostKind::Lab)];
+    let kind =
+        table.need("kind", "write `kind = \"libvirt\"`, `\"proxmox\"` or `\"lab\"`").and_then(|i| i.word(&kinds));
+    let endpoint = table.get("endpoint").and_then(|i| url(&i));
+    table.finish();
+    Some(Host { name: name.to_owned(), kind: kind?, endpoint })
+}
+
+fn url(item: &Item<'_>) -> Option<String> {
+    let text = item.text()?;
+    let sound = text.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty())
+        && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    if !sound {
+        item.problem(format!("`{text}` is not a URL"), "write SCHEME://HOST/PATH");
+    }
+    sound.then(|| text.to_owned())
+}
+
+fn interface(item: &Item<'_>) -> Option<String> {
+    let text = item.text()?;
+    let sound = (1..=MAX_INTERFACE_NAME).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !sound {
+        item.problem(
+            format!("`{text}` is not the name of a network interface"),
+            "use 1 to 15 letters, digits, `-`, `_` and `.`, starting with a letter or digit",
+        );
+    }
+    sound.then(|| text.to_owned())
+}
+
+/// An array of values; nothing when the field is absent.
+fn list<'a, T>(table: &Table<'a>, key: &str, read: impl Fn(Item<'a>) -> Option<T>) -> Option<Vec<T>> {
+    Some(table.get(key)?.items()?.into_iter().filter_map(read).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_etcd_is_one_kiln_can_render() {
+        assert_eq!(DEFAULT_ETCD.line(), Some(EtcdLine::V3_6));
+        assert_eq!("3.6.14".parse(), Ok(DEFAULT_ETCD));
+    }
+}
