@@ -7,6 +7,7 @@
 
 use crate::charter::Charter;
 use crate::decision::Decision;
+use crate::digest::Id128;
 use crate::disk_fact::{DataFact, RootFact, WalFact};
 use crate::identity;
 use crate::message::{Holds, NodeStatus};
@@ -52,6 +53,7 @@ fn choose(seen: &Observation) -> Result<Decision, Refusal> {
         WalFact::Unreadable(why) => return Err(Refusal::WalUnreadable(why.clone())),
         WalFact::Unknown => return Err(Refusal::WalUnreadable("it was not looked at".into())),
     };
+    let forming = charter.founder == header.fqdn && !state.activated_seen;
     match (&state.position, log) {
         (Phase::Evicted { lineage, member }, _) => Err(Refusal::Evicted { lineage: *lineage, member: *member }),
         (Phase::Blank, Some((member, raft_cluster))) => Err(Refusal::WalForeign {
@@ -59,10 +61,12 @@ fn choose(seen: &Observation) -> Result<Decision, Refusal> {
             raft_cluster,
             expected: "no log, for the state says the volume is blank".into(),
         }),
-        (Phase::Founding { lineage }, Some(found)) => restart(*lineage, found, founding_ids(header, charter, *lineage)),
+        (Phase::Founding { lineage }, Some(found)) => {
+            restart(forming, *lineage, found, founding_ids(header, charter, *lineage))
+        }
         (Phase::Assigned { lineage, raft_cluster, member, .. }, Some(found))
         | (Phase::Member { lineage, raft_cluster, member }, Some(found)) => {
-            restart(*lineage, found, (*member, *raft_cluster))
+            restart(forming, *lineage, found, (*member, *raft_cluster))
         }
         (Phase::Member { member, .. }, None) => Err(Refusal::DataLost { member: *member }),
         (Phase::Assigned { member, attempted: true, .. }, None) => match seen.etcd {
@@ -212,13 +216,14 @@ fn rollback(seen: &Observation, charter: &Charter, state: &State) -> Result<(), 
 
 /// Rows 5 and 6.
 fn restart(
-    lineage: crate::digest::Id128,
+    forming: bool,
+    lineage: Id128,
     found: (RaftId, RaftId),
     expected: (RaftId, RaftId),
 ) -> Result<Decision, Refusal> {
     let (member, raft_cluster) = found;
     if found == expected {
-        return Ok(Decision::Restart { lineage, raft_cluster, member });
+        return Ok(Decision::Restart { forming, lineage, raft_cluster, member });
     }
     Err(Refusal::WalForeign {
         member,
@@ -228,7 +233,7 @@ fn restart(
 }
 
 /// The ids etcd computes for a one-voter cluster of this node and lineage.
-fn founding_ids(header: &SeedHeader, charter: &Charter, lineage: crate::digest::Id128) -> (RaftId, RaftId) {
+fn founding_ids(header: &SeedHeader, charter: &Charter, lineage: Id128) -> (RaftId, RaftId) {
     let token = raft_id::cluster_token(charter.cluster, charter.generation, lineage);
     let member = raft_id::member_id(&[header.fqdn.peer_url()], &token);
     (member, raft_id::raft_cluster_id(&[member]))

@@ -21,6 +21,8 @@ pub enum Decision {
     },
     /// Row 5. The log on disk is this member's: persist `Phase::Member` with these ids, then start etcd. Needs nobody.
     Restart {
+        /// This is the founder, and it has not seen the cluster activated: see [`crate::render::Start::Restart`].
+        forming: bool,
         /// Its lineage.
         lineage: Id128,
         /// Raft cluster id, as in the log.

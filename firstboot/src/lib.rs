@@ -6,24 +6,41 @@
 //! The contract, which the builder writes and the agent reads: [`name`], [`digest`], [`version`], [`charter`], [`seed`],
 //! [`volume`], [`state`], [`image`], [`cluster`], [`paths`], [`message`], [`disk_fact`].
 //!
-//! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`wait`], [`raft_id`].
+//! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`wait`], [`raft_id`], [`wal`], [`render`],
+//! [`mount_table`].
+//! The edges: [`cli`], [`control`], [`disk`], [`durable`], [`explain`], [`format`], [`journal`], [`precheck`],
+//! [`seed_disk`], [`state_file`], [`system`].
 
 pub mod charter;
+pub mod cli;
 pub mod cluster;
+pub mod control;
 pub mod decide;
 pub mod decision;
 pub mod digest;
+pub mod disk;
 pub mod disk_fact;
+pub mod durable;
+pub mod explain;
+pub mod format;
 pub mod identity;
 pub mod image;
+pub mod journal;
 pub mod message;
+pub mod mount_table;
 pub mod name;
 pub mod observation;
 pub mod paths;
+pub mod precheck;
 pub mod raft_id;
 pub mod refusal;
+pub mod render;
 pub mod seed;
+pub mod seed_disk;
 pub mod state;
+pub mod state_file;
+pub mod system;
 pub mod version;
 pub mod volume;
 pub mod wait;
+pub mod wal;

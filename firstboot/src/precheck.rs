@@ -1,0 +1,161 @@
+//! `firstboot precheck`: the `ExecCondition=` of `etcd.service`. However etcd is started, it is asked first.
+//!
+//! It repeats, from the disk alone, what would be wrong in any start: rows 2 and 4 to 10 of the decision table as far as they need
+//! no network. A start on an empty log needs a permit besides, which is spent here: one file, one start.
+#![expect(clippy::disallowed_methods, reason = "an edge: leaf and permit are read here")]
+
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
+
+use crate::digest::Id128;
+use crate::disk;
+use crate::disk_fact::{DataFact, DiskFacts, WalFact};
+use crate::durable;
+use crate::journal;
+use crate::observation::StateView;
+use crate::paths::Paths;
+use crate::raft_id;
+use crate::state::{Phase, RaftId, State};
+use crate::state_file;
+
+/// Least free space on the data volume for a start, in MiB. One log file of etcd is preallocated with 64 MiB; below that it dies
+/// while it opens its log, which reads like corruption.
+pub const LEAST_FREE_MIB: u64 = 80;
+
+/// Allows this start of etcd, or says why not.
+///
+/// # Errors
+/// The sentence that forbids the start. systemd takes exit code 1 as "condition not met": etcd is not started and not failed.
+pub fn run(paths: &Paths) -> anyhow::Result<()> {
+    journal::connect(paths.root());
+    let verdict = check(paths);
+    if let Err(refusal) = &verdict {
+        journal::record(&journal::START_REFUSED, &format!("{refusal:#}"), &[]);
+    }
+    verdict.context("etcd may not start")
+}
+
+fn check(paths: &Paths) -> anyhow::Result<()> {
+    let facts = disk::look(paths);
+    let state = match state_file::read(paths) {
+        StateView::Read(state) => *state,
+        StateView::Absent => bail!("there is no state file, so nothing says which member this is"),
+        StateView::Unreadable(why) => bail!("the state file cannot be read: {why}"),
+    };
+    let start = judge(&facts, &state)?;
+    leaf_is_whole(paths)?;
+    if let Start::Empty(member) = start {
+        spend_permit(paths, member)?;
+    }
+    Ok(())
+}
+
+/// What kind of start the disk leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// On the member's own log.
+    Log,
+    /// On an empty log, with this fresh id.
+    Empty(RaftId),
+}
+
+/// What the disk allows. Pure.
+fn judge(facts: &DiskFacts, state: &State) -> anyhow::Result<Start> {
+    let free_mib = match &facts.data {
+        DataFact::Mounted { label, free_mib, .. } => {
+            ensure!(
+                label.instance == state.instance && label.cluster == state.cluster && label.fqdn == state.fqdn,
+                "the state file is of another volume than its label"
+            );
+            *free_mib
+        }
+        DataFact::Absent(why) | DataFact::Unusable(why) => bail!("the data volume is not mounted: {why}"),
+        DataFact::ReadOnly(why) => bail!("the data volume is read-only: {why}"),
+    };
+    ensure!(
+        free_mib >= LEAST_FREE_MIB,
+        "the data volume has {free_mib} MiB free, etcd needs {LEAST_FREE_MIB} to start\nhint: make the data disk larger"
+    );
+    let expected = match &state.position {
+        Phase::Blank => None,
+        Phase::Evicted { member, .. } => bail!("the cluster has removed this node's member {member}"),
+        Phase::Founding { lineage } => Some(founding_ids(state, *lineage)),
+        Phase::Assigned { member, raft_cluster, .. } | Phase::Member { member, raft_cluster, .. } => {
+            Some((*member, *raft_cluster))
+        }
+    };
+    let Some(expected) = expected else {
+        bail!("the state says that this volume is blank and belongs to no raft group")
+    };
+    match &facts.wal {
+        WalFact::Present { member, raft_cluster } => {
+            ensure!(
+                (*member, *raft_cluster) == expected,
+                "etcd's log is that of member {member} of raft cluster {raft_cluster}, the state says member {} of {}",
+                expected.0,
+                expected.1
+            );
+            Ok(Start::Log)
+        }
+        WalFact::Absent => match &state.position {
+            Phase::Member { member, .. } => {
+                bail!("the state says that this is member {member}, but etcd's log is gone")
+            }
+            Phase::Assigned { attempted: false, .. } => {
+                bail!("the state does not record yet that this start is attempted")
+            }
+            Phase::Assigned { .. } | Phase::Founding { .. } | Phase::Blank | Phase::Evicted { .. } => {
+                Ok(Start::Empty(expected.0))
+            }
+        },
+        WalFact::Unreadable(why) => bail!("the first record of etcd's log cannot be read: {why}"),
+        WalFact::Unknown => bail!("etcd's log could not be looked at"),
+    }
+}
+
+/// The ids etcd computes for a one-voter cluster of this node and lineage.
+pub(crate) fn founding_ids(state: &State, lineage: Id128) -> (RaftId, RaftId) {
+    let token = raft_id::cluster_token(state.cluster, state.generation, lineage);
+    let member = raft_id::member_id(&[state.fqdn.peer_url()], &token);
+    (member, raft_id::raft_cluster_id(&[member]))
+}
+
+/// The leaf must be there with its issuer behind it: without the intermediate every peer refuses it, one by one and in its own log.
+fn leaf_is_whole(paths: &Paths) -> anyhow::Result<()> {
+    let pem = fs_err::read_to_string(paths.leaf_cert()).context("reading the leaf certificate")?;
+    let certificates = pem.matches("-----BEGIN CERTIFICATE-----").count();
+    ensure!(
+        certificates >= 2,
+        "`{}` has {certificates} certificates, expected the leaf and its issuer",
+        paths.leaf_cert().display()
+    );
+    fs_err::metadata(paths.leaf_key()).context("looking for the leaf's key")?;
+    Ok(())
+}
+
+/// Removes the permit and makes that durable for as long as it matters, this boot; a second start finds none.
+fn spend_permit(paths: &Paths, member: RaftId) -> anyhow::Result<()> {
+    let permit = paths.empty_start_permit();
+    let text = match fs_err::read_to_string(&permit) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            bail!("etcd's log is empty and there is no permit for such a start; only the agent gives one, once")
+        }
+        Err(error) => return Err(error).context("reading the permit for a start on an empty log"),
+    };
+    fs_err::remove_file(&permit).context("spending the permit for a start on an empty log")?;
+    durable::sync_directory(permit.parent().unwrap_or(Path::new("/")))?;
+    ensure!(text.trim() == member.to_string(), "the permit is for member {}, the state says {member}", text.trim());
+    Ok(())
+}
+
+/// Writes the permit for one start of `member` on an empty log.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn permit(paths: &Paths, member: RaftId) -> anyhow::Result<()> {
+    durable::replace(&paths.empty_start_permit(), member.to_string().as_bytes(), 0o600)
+        .context("writing the permit for a start on an empty log")
+}
