@@ -7,6 +7,8 @@
 mod check;
 mod parse;
 mod sections;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
@@ -247,7 +249,7 @@ impl Node {
 }
 
 #[cfg(test)]
-mod tests {
+mod shipped {
     use super::*;
 
     fn shipped(name: &str, text: &str) -> Profile {

@@ -45,7 +45,10 @@ pub(super) struct PlacedNode<'a> {
 pub(super) fn nodes(nodes: &[PlacedNode<'_>], network: Option<&Network>, hosts: &[Host]) {
     unique(nodes.iter().map(|n| (&n.name, n.node.name.clone())), "the name");
     unique(nodes.iter().map(|n| (&n.address, n.node.address)), "the address");
-    unique(nodes.iter().map(|n| (&n.mac, n.node.mac)), "the Ethernet address");
+    // Two nodes of one name have one derived Ethernet address too; the name is what there is to mend.
+    let named_before = |i: usize| nodes[..i].iter().any(|earlier| earlier.node.name == nodes[i].node.name);
+    let named_once = nodes.iter().enumerate().filter(|(i, _)| !named_before(*i)).map(|(_, n)| n);
+    unique(named_once.map(|n| (&n.mac, n.node.mac)), "the Ethernet address");
     for placed in nodes {
         if !hosts.iter().any(|h| h.name == placed.node.host) {
             let known: Vec<String> = hosts.iter().map(|h| format!("`{}`", h.name)).collect();

@@ -40,17 +40,19 @@ pub(super) fn network(table: &Table<'_>) -> Option<Network> {
         }
         sound.then(|| text.to_owned())
     });
-    let network = Network {
+    let dns_servers = list(table, "dns_servers", |i| i.parse("write an IP address"));
+    let client_cidrs = list(table, "client_cidrs", |i| i.parse("write it as NETWORK/PREFIX"));
+    let mtu = table.get("mtu").and_then(|i| i.small_integer(1280..=9216));
+    // Only now: giving up earlier would leave problems unsaid.
+    Some(Network {
         bridge: bridge?,
         subnet: subnet?,
         gateway,
-        dns_servers: list(table, "dns_servers", |i| i.parse("write an IP address")).unwrap_or_default(),
+        dns_servers: dns_servers.unwrap_or_default(),
         ntp_servers: ntp_servers.unwrap_or_default(),
-        client_cidrs: list(table, "client_cidrs", |i| i.parse("write it as NETWORK/PREFIX"))
-            .unwrap_or_else(|| subnet.into_iter().collect()),
-        mtu: table.get("mtu").and_then(|i| i.small_integer(1280..=9216)),
-    };
-    Some(network)
+        client_cidrs: client_cidrs.unwrap_or_else(|| subnet.into_iter().collect()),
+        mtu,
+    })
 }
 
 pub(super) fn etcd(table: Option<&Table<'_>>) -> Etcd {

@@ -1,0 +1,112 @@
+//! The seed of one node as bytes: a ustar archive that is also a whole small disk.
+//!
+//! The same content gives the same bytes: owners, times and modes are fixed.
+
+use std::io;
+
+use kiln_firstboot::seed::{self, SeedHeader};
+use zeroize::Zeroizing;
+
+/// What one node's seed holds.
+#[derive(Debug)]
+pub struct SeedContent<'a> {
+    /// Whom it is for.
+    pub header: &'a SeedHeader,
+    /// The charter's signed bytes.
+    pub charter: &'a [u8],
+    /// The charter's signature.
+    pub signature: &'a [u8],
+    /// Certificate of the node's issuer, PEM.
+    pub issuer_cert: &'a str,
+    /// Key of the node's issuer, PEM.
+    pub issuer_key: &'a str,
+    /// Roots of the peers, PEM.
+    pub peer_roots: &'a str,
+    /// Roots of the clients, PEM.
+    pub client_roots: &'a str,
+}
+
+impl SeedContent<'_> {
+    /// The archive, filled up with zeros to [`seed::MAX_BYTES`]: a whole MiB, which every hypervisor takes for a disk.
+    ///
+    /// # Errors
+    /// When the content does not fit.
+    pub fn to_bytes(&self) -> io::Result<Zeroizing<Vec<u8>>> {
+        let header = serde_json::to_vec(self.header)?;
+        let size = usize::try_from(seed::MAX_BYTES).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        // All of it at once: a buffer that grows leaves copies of the key behind.
+        let mut bytes = Zeroizing::new(vec![0; size]);
+        {
+            let mut archive = tar::Builder::new(io::Cursor::new(bytes.as_mut_slice()));
+            for name in seed::FILES {
+                let content = match name {
+                    seed::HEADER => &header,
+                    seed::CHARTER => self.charter,
+                    seed::CHARTER_SIGNATURE => self.signature,
+                    seed::ISSUER_CERT => self.issuer_cert.as_bytes(),
+                    seed::ISSUER_KEY => self.issuer_key.as_bytes(),
+                    seed::PEER_ROOTS => self.peer_roots.as_bytes(),
+                    seed::CLIENT_ROOTS => self.client_roots.as_bytes(),
+                    other => return Err(io::Error::other(format!("a seed has no `{other}`"))),
+                };
+                let mut entry = tar::Header::new_ustar();
+                entry.set_size(content.len() as u64);
+                entry.set_mode(0o400);
+                entry.set_uid(0);
+                entry.set_gid(0);
+                entry.set_mtime(0);
+                entry.set_entry_type(tar::EntryType::Regular);
+                archive.append_data(&mut entry, name, content)?;
+            }
+            archive.finish()?;
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_firstboot::digest::Id128;
+    use kiln_firstboot::name::Fqdn;
+    use std::io::Read as _;
+
+    fn header() -> SeedHeader {
+        let fqdn = Fqdn::parse("etcd1.lab.kiln.test").unwrap();
+        SeedHeader { schema: 1, env: "lab".into(), cluster: Id128([1; 16]), generation: 1, fqdn }
+    }
+
+    fn content<'a>(header: &'a SeedHeader, charter: &'a [u8]) -> SeedContent<'a> {
+        let (issuer_cert, issuer_key, peer_roots, client_roots) = ("cert", "key", "peers", "clients");
+        SeedContent { header, charter, signature: &[2; 64], issuer_cert, issuer_key, peer_roots, client_roots }
+    }
+
+    #[test]
+    fn reads_back_in_the_order_of_the_contract() {
+        let header = header();
+        let bytes = content(&header, b"{}").to_bytes().unwrap();
+        assert_eq!(*bytes, *content(&header, b"{}").to_bytes().unwrap());
+        assert_eq!(bytes.len() as u64, seed::MAX_BYTES);
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let mut read = Vec::new();
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            assert_eq!(entry.header().mode().unwrap(), 0o400);
+            assert!(entry.header().as_ustar().is_some());
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            read.push((entry.path().unwrap().to_str().unwrap().to_owned(), bytes));
+        }
+        assert_eq!(read.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), seed::FILES);
+        assert_eq!(serde_json::from_slice::<SeedHeader>(&read[0].1).unwrap(), header);
+        assert_eq!(read[2].1, [2; 64]);
+        assert_eq!(read[4].1, b"key");
+    }
+
+    #[test]
+    fn refuses_what_no_agent_would_read() {
+        let header = header();
+        let much = vec![b' '; 1 << 20];
+        assert_eq!(content(&header, &much).to_bytes().unwrap_err().kind(), io::ErrorKind::WriteZero);
+    }
+}
