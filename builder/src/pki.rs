@@ -11,17 +11,21 @@ use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use kiln_firstboot::charter::Charter;
 use kiln_firstboot::digest::{Id128, PublicKey};
+use kiln_firstboot::durable;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::authority::{Authority, CLIENT_SECS, Validity};
-use crate::durable;
 use crate::exit::Refusal;
 use crate::profile::Profile;
 
 /// The client certificate that `init` mints, and etcd's name for its all-powerful user.
 pub const OPERATOR: &str = "root";
 
+/// Mode of files only their owner may read.
+const PRIVATE_FILE: u32 = 0o600;
+/// Mode of files anyone may read.
+const PUBLIC_FILE: u32 = 0o644;
 const TRUST: &str = "trust.json";
 const CHARTER: &str = "charter.json";
 const CHARTER_SIGNATURE: &str = "charter.sig";
@@ -171,8 +175,9 @@ impl Pki {
         let root = authority(&self.dir, CLIENT_ROOT, CLIENT_ROOT_KEY)?;
         let minted = root.client(name, old_key.as_ref().map(|k| k.as_str()), Validity::starting(now, CLIENT_SECS))?;
         // The key first: a certificate without its key is never seen.
-        durable::write(&files.key, minted.key.as_bytes(), durable::PRIVATE_FILE).context("writing the client's key")?;
-        durable::write(&files.cert, minted.cert.as_bytes(), durable::PUBLIC_FILE)
+        durable::replace(files.key.as_std_path(), minted.key.as_bytes(), PRIVATE_FILE)
+            .context("writing the client's key")?;
+        durable::replace(files.cert.as_std_path(), minted.cert.as_bytes(), PUBLIC_FILE)
             .context("writing the client's certificate")?;
         Ok(files)
     }

@@ -69,7 +69,6 @@ mod tests {
     use super::*;
     use kiln_firstboot::digest::Id128;
     use kiln_firstboot::name::Fqdn;
-    use std::io::Read as _;
 
     fn header() -> SeedHeader {
         let fqdn = Fqdn::parse("etcd1.lab.kiln.test").unwrap();
@@ -87,20 +86,21 @@ mod tests {
         let bytes = content(&header, b"{}").to_bytes().unwrap();
         assert_eq!(*bytes, *content(&header, b"{}").to_bytes().unwrap());
         assert_eq!(bytes.len() as u64, seed::MAX_BYTES);
-        let mut archive = tar::Archive::new(bytes.as_slice());
-        let mut read = Vec::new();
-        for entry in archive.entries().unwrap() {
-            let mut entry = entry.unwrap();
-            assert_eq!(entry.header().mode().unwrap(), 0o400);
-            assert!(entry.header().as_ustar().is_some());
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).unwrap();
-            read.push((entry.path().unwrap().to_str().unwrap().to_owned(), bytes));
-        }
-        assert_eq!(read.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), seed::FILES);
-        assert_eq!(serde_json::from_slice::<SeedHeader>(&read[0].1).unwrap(), header);
-        assert_eq!(read[2].1, [2; 64]);
-        assert_eq!(read[4].1, b"key");
+        let names: Vec<String> = tar::Archive::new(bytes.as_slice())
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                assert_eq!(entry.header().mode().unwrap(), 0o400);
+                assert!(entry.header().as_ustar().is_some());
+                entry.path().unwrap().to_str().unwrap().to_owned()
+            })
+            .collect();
+        assert_eq!(names, seed::FILES);
+        let read = kiln_firstboot::seed_disk::read_archive(bytes.as_slice()).unwrap();
+        assert_eq!(serde_json::from_slice::<SeedHeader>(&read[seed::HEADER]).unwrap(), header);
+        assert_eq!(read[seed::CHARTER_SIGNATURE], [2; 64]);
+        assert_eq!(read[seed::ISSUER_KEY], b"key");
     }
 
     #[test]

@@ -4,10 +4,13 @@
 //! Ctrl-C leaves either what was there before or everything.
 #![expect(clippy::disallowed_methods, reason = "an edge: reads and writes the directory of keys")]
 
+use std::os::unix::fs::DirBuilderExt as _;
+
 use anyhow::{Context as _, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
 use kiln_firstboot::charter::{Charter, CharterMember};
 use kiln_firstboot::digest::{Id128, PublicKey};
+use kiln_firstboot::durable;
 use kiln_firstboot::seed::SeedHeader;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use ring::rand::SystemRandom;
@@ -15,11 +18,10 @@ use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
 use super::{
-    CHARTER, CHARTER_KEY, CHARTER_SIGNATURE, CLIENT_ROOT, CLIENT_ROOT_KEY, OPERATOR, PEER_ROOT, PEER_ROOT_KEY, Pki,
-    TRUST, Trust, authority,
+    CHARTER, CHARTER_KEY, CHARTER_SIGNATURE, CLIENT_ROOT, CLIENT_ROOT_KEY, OPERATOR, PEER_ROOT, PEER_ROOT_KEY,
+    PRIVATE_FILE, PUBLIC_FILE, Pki, TRUST, Trust, authority,
 };
 use crate::authority::{Authority, BACKDATE_SECS, CLIENT_SECS, ROOT_SECS, Validity};
-use crate::durable::{self, PRIVATE_DIR, PRIVATE_FILE, PUBLIC_FILE};
 use crate::exit::{Refusal, TryAgain};
 use crate::profile::Profile;
 use crate::seed_archive::SeedContent;
@@ -71,10 +73,11 @@ pub fn init(dir: &Utf8Path, order: &Order<'_>) -> anyhow::Result<(Pki, Outcome)>
             .into());
         }
         Authorities::mint(order)?.write(&staging.dir, order, generation)?;
-        durable::write(&staging.dir.join("README"), README.as_bytes(), PUBLIC_FILE).context("writing keys")?;
-        durable::sync_dir(&staging.dir)?;
+        durable::replace(staging.dir.join("README").as_std_path(), README.as_bytes(), PUBLIC_FILE)
+            .context("writing keys")?;
+        durable::sync_directory(staging.dir.as_std_path())?;
         fs_err::rename(&staging.dir, dir).context("putting the new keys in their place")?;
-        durable::sync_dir(parent)?;
+        durable::sync_directory(parent.as_std_path())?;
         let pki = Pki::open(dir)?.ok_or_else(|| anyhow!("`{dir}` vanished as soon as it was written"))?;
         return Ok((pki, Outcome::Minted));
     };
@@ -110,11 +113,12 @@ pub fn init(dir: &Utf8Path, order: &Order<'_>) -> anyhow::Result<(Pki, Outcome)>
     }
     Authorities::read(dir, &old)?.write(&staging.dir, order, current + 1)?;
     copy_clients(dir, &staging.dir)?;
-    durable::write(&staging.dir.join("README"), README.as_bytes(), PUBLIC_FILE).context("writing keys")?;
-    durable::sync_dir(&staging.dir)?;
+    durable::replace(staging.dir.join("README").as_std_path(), README.as_bytes(), PUBLIC_FILE)
+        .context("writing keys")?;
+    durable::sync_directory(staging.dir.as_std_path())?;
     renameat2(AT_FDCWD, staging.dir.as_std_path(), AT_FDCWD, dir.as_std_path(), RenameFlags::RENAME_EXCHANGE)
         .with_context(|| format!("putting the new generation in place of `{dir}`"))?;
-    durable::sync_dir(parent)?;
+    durable::sync_directory(parent.as_std_path())?;
     let pki = Pki::open(dir)?.ok_or_else(|| anyhow!("`{dir}` vanished as soon as it was written"))?;
     // What `staging` removes when it is dropped is now the old generation: its seeds are worth nothing, their keys still are.
     Ok((pki, Outcome::Renewed))
@@ -187,11 +191,13 @@ impl Authorities {
     /// Writes a whole generation into `dir`, which must not exist yet.
     fn write(&self, dir: &Utf8Path, order: &Order<'_>, generation: u64) -> anyhow::Result<()> {
         let put = |name: &str, bytes: &[u8], mode| {
-            durable::write(&dir.join(name), bytes, mode).with_context(|| format!("writing keys: `{name}`"))
+            durable::replace(dir.join(name).as_std_path(), bytes, mode)
+                .with_context(|| format!("writing keys: `{name}`"))
         };
-        durable::create_dir(dir, PRIVATE_DIR).context("making room for keys")?;
-        for part in ["private", "seeds", "issuers", "clients"] {
-            durable::create_dir(&dir.join(part), PRIVATE_DIR).context("making room for keys")?;
+        for part in ["", "private", "seeds", "issuers", "clients"] {
+            let part = dir.join(part);
+            let created = std::fs::DirBuilder::new().mode(0o700).create(&part);
+            created.with_context(|| format!("making room for keys: `{part}`"))?;
         }
         let (charter, signature) = self.charter(order, generation)?;
         let public = self.charter_pair.public_key().as_ref().try_into().context("reading the charter's key")?;
@@ -270,10 +276,15 @@ fn charter_pair(pkcs8: &[u8]) -> anyhow::Result<Ed25519KeyPair> {
 fn copy_clients(from: &Utf8Path, to: &Utf8Path) -> anyhow::Result<()> {
     for entry in from.join("clients").read_dir_utf8().context("reading the clients' certificates")? {
         let entry = entry.context("reading the clients' certificates")?;
-        let mode = if entry.path().extension() == Some("crt") { PUBLIC_FILE } else { PRIVATE_FILE };
+        let mode = match entry.path().extension() {
+            Some("crt") => PUBLIC_FILE,
+            Some("key") => PRIVATE_FILE,
+            // What a crash left of a file that was being written.
+            _ => continue,
+        };
         let bytes = Zeroizing::new(fs_err::read(entry.path()).context("reading a client's certificate")?);
         let path = to.join("clients").join(entry.file_name());
-        durable::write(&path, &bytes, mode).context("copying a client's certificate")?;
+        durable::replace(path.as_std_path(), &bytes, mode).context("copying a client's certificate")?;
     }
     Ok(())
 }
