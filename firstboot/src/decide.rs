@@ -382,3 +382,6 @@ fn disagreement(charter: &Charter, fqdn: &Fqdn, status: &NodeStatus) -> Option<O
         .or_else(|| differs("generation", status.generation.to_string(), charter.generation.to_string()))
         .or_else(|| differs("charter", status.charter.to_string(), charter.digest().to_string()))
 }
+
+#[cfg(test)]
+mod tests;

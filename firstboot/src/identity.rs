@@ -78,3 +78,97 @@ pub fn confirm(own: &OwnName, charter: &Charter, expected: &Fqdn) -> Result<Resu
 fn is(name: &str, fqdn: &Fqdn) -> bool {
     Fqdn::parse(name).is_ok_and(|parsed| parsed == *fqdn)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{address, charter, fqdn};
+
+    fn confirm_with(
+        addresses: &[(u8, Lookup<String>)],
+        forward: Lookup<IpAddr>,
+    ) -> Result<Result<Vec<IpAddr>, WaitReason>, Refusal> {
+        let addresses =
+            addresses.iter().map(|(n, ptr)| OwnAddress { address: address(*n), ptr: ptr.clone() }).collect();
+        confirm(&OwnName { addresses, forward }, &charter(3), &fqdn(1))
+    }
+
+    fn names(list: &[&str]) -> Lookup<String> {
+        Lookup::Found(list.iter().map(ToString::to_string).collect())
+    }
+
+    fn found(n: u8) -> Lookup<IpAddr> {
+        Lookup::Found(vec![address(n)])
+    }
+
+    #[test]
+    fn takes_any_spelling_and_one_name_of_several() {
+        for ptr in [names(&["Etcd1.LAB.example."]), names(&["old.example", "etcd1.lab.example"])] {
+            assert_eq!(confirm_with(&[(1, ptr)], found(1)), Ok(Ok(vec![address(1)])));
+        }
+    }
+
+    #[test]
+    fn says_what_to_mend() {
+        let own = || names(&["etcd1.lab.example"]);
+        let waits = |addresses: &[(u8, Lookup<String>)], forward, expected: WaitReason, mend: &str| {
+            assert_eq!(confirm_with(addresses, forward), Ok(Err(expected.clone())));
+            let why = expected.explain();
+            assert!(why.hint.contains(mend), "{why:?}");
+        };
+        waits(&[], found(1), WaitReason::NoAddress, "DHCP");
+        waits(
+            &[(1, Lookup::None)],
+            found(1),
+            WaitReason::PtrMissing { addresses: vec![address(1)], expected: fqdn(1) },
+            "add a PTR record from 10.0.0.1 to etcd1.lab.example",
+        );
+        let error = || "10.0.0.254: SERVFAIL".to_owned();
+        waits(
+            &[(1, Lookup::Failed(error()))],
+            found(1),
+            WaitReason::PtrFailed { address: address(1), error: error() },
+            "DNS servers",
+        );
+        waits(
+            &[(1, own())],
+            Lookup::None,
+            WaitReason::ForwardMissing { fqdn: fqdn(1), address: address(1) },
+            "etcd1.lab.example 10.0.0.1",
+        );
+        waits(
+            &[(1, own())],
+            Lookup::Failed(error()),
+            WaitReason::ForwardFailed { fqdn: fqdn(1), error: error() },
+            "DNS servers",
+        );
+        waits(
+            &[(1, own())],
+            found(2),
+            WaitReason::ForwardDiffers { fqdn: fqdn(1), address: address(1), found: vec![address(2)] },
+            "make the address record of etcd1.lab.example say 10.0.0.1",
+        );
+        waits(
+            &[(9, own())],
+            found(9),
+            WaitReason::AddressNotInCharter { address: address(9), charter: vec![address(1)] },
+            "10.0.0.1",
+        );
+    }
+
+    #[test]
+    fn leaves_a_management_network_alone_but_not_another_members_name() {
+        let own = || (1, names(&["etcd1.lab.example"]));
+        let management = || (200, names(&["host7.mgmt.example"]));
+        assert_eq!(confirm_with(&[management(), own()], found(1)), Ok(Ok(vec![address(1)])));
+        assert_eq!(
+            confirm_with(&[management(), (1, Lookup::None)], found(1)),
+            Ok(Err(WaitReason::PtrMissing { addresses: vec![address(1)], expected: fqdn(1) }))
+        );
+        let stolen = (200, names(&["etcd2.lab.example"]));
+        assert!(matches!(
+            confirm_with(&[own(), stolen], found(1)),
+            Err(Refusal::PtrWrong { address: wrong, .. }) if wrong == address(200)
+        ));
+    }
+}

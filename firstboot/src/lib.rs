@@ -44,3 +44,6 @@ pub mod version;
 pub mod volume;
 pub mod wait;
 pub mod wal;
+
+#[cfg(test)]
+mod sample;

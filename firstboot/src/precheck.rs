@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "an edge: leaf and permit are read here")]
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
@@ -138,13 +139,19 @@ fn leaf_is_whole(paths: &Paths) -> anyhow::Result<()> {
 /// Removes the permit and makes that durable for as long as it matters, this boot; a second start finds none.
 fn spend_permit(paths: &Paths, member: RaftId) -> anyhow::Result<()> {
     let permit = paths.empty_start_permit();
-    let text = match fs_err::read_to_string(&permit) {
-        Ok(text) => text,
+    // The agent may make files beside it; a permit is root's own file and no link.
+    match fs_err::symlink_metadata(&permit) {
+        Ok(found) => ensure!(
+            found.is_file() && found.uid() == nix::unistd::geteuid().as_raw(),
+            "`{}` was not written by root",
+            permit.display()
+        ),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            bail!("etcd's log is empty and there is no permit for such a start; only the agent gives one, once")
+            bail!("etcd's log is empty and there is no permit for such a start; the agent asks for one, once")
         }
         Err(error) => return Err(error).context("reading the permit for a start on an empty log"),
-    };
+    }
+    let text = fs_err::read_to_string(&permit).context("reading the permit for a start on an empty log")?;
     fs_err::remove_file(&permit).context("spending the permit for a start on an empty log")?;
     durable::sync_directory(permit.parent().unwrap_or(Path::new("/")))?;
     ensure!(text.trim() == member.to_string(), "the permit is for member {}, the state says {member}", text.trim());

@@ -159,3 +159,45 @@ fn crc32c(seed: u64, bytes: &[u8]) -> u32 {
     }
     !crc
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const REAL: &[u8] = include_bytes!("../fixtures/wal/etcd-3.5.30-founding.wal");
+    const IDS: (RaftId, RaftId) = (RaftId(0x3510_d3b3_b2ac_148c), RaftId(0xd58e_ffd0_c307_8ee8));
+
+    #[test]
+    fn reads_the_ids_that_a_real_etcd_printed() {
+        assert_eq!(parse_ids(REAL), Ok(IDS));
+    }
+
+    #[test]
+    fn tells_apart_what_is_wrong() {
+        assert_eq!(parse_ids(&[]), Err(WalError::Short));
+        assert_eq!(parse_ids(&REAL[..40]), Err(WalError::Short));
+        assert_eq!(parse_ids(&[0; 4096]), Err(WalError::Missing("first")), "preallocated, never written");
+        let mut swapped = REAL.to_vec();
+        swapped.drain(..16);
+        assert_eq!(parse_ids(&swapped), Err(WalError::Missing("crc")));
+    }
+
+    #[test]
+    fn no_flipped_bit_of_the_metadata_passes_for_other_ids() {
+        for at in 16..56 {
+            for bit in 0..8 {
+                let mut bent = REAL.to_vec();
+                bent[at] ^= 1 << bit;
+                assert!(!matches!(parse_ids(&bent), Ok(ids) if ids != IDS), "byte {at} bit {bit}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_ids(&bytes);
+        }
+    }
+}
