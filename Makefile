@@ -1,0 +1,45 @@
+# The two commands of the README are `make demo` and `make test`; both install what they need first.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+CARGO ?= cargo
+HOST := x86_64-unknown-linux-gnu
+KILN := target/release/kiln
+# The lab makes namespaces, mounts and machines of its own: it needs root, nothing else does.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH,KILN_HOME)
+
+.PHONY: deps build demo demo-down test check bench clean
+
+deps:
+	@.ci/install-deps
+
+# The agent is linked statically, so that one binary runs in every image whatever machine built it.
+build: deps
+	$(CARGO) build --release --locked -p kiln-builder
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked -p kiln-firstboot --bin firstboot --target $(HOST)
+	install -m 0755 target/$(HOST)/release/firstboot target/release/firstboot
+
+demo: build
+	$(SUDO) $(KILN) lab up lab --driver vm
+
+demo-down:
+	$(SUDO) $(KILN) lab down lab
+
+# Cheap first: what needs nothing, then everything that touches the world, one at a time.
+test: build
+	$(CARGO) test --locked --workspace --exclude kiln-tests
+	$(SUDO) tests/prepare
+	$(SUDO) $(CARGO) test --locked -p kiln-tests -- --include-ignored --test-threads=1
+
+check: deps
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) test --locked --workspace --exclude kiln-tests
+
+bench: build
+	$(SUDO) tests/bench/run
+
+clean:
+	$(CARGO) clean
