@@ -1,1 +1,10 @@
-//! Support for the tests: scratch directories, tools, the lab driven as a user drives it.
+//! Support for the tests: network namespaces, a DNS server to bend, nodes that run the real agent and a real etcd.
+//!
+//! Everything lives in namespaces and directories of its own and is gone when its value is dropped.
+
+pub mod cluster;
+pub mod dns;
+pub mod netns;
+pub mod node;
+pub mod program;
+pub mod wait;

@@ -1,0 +1,214 @@
+//! Several nodes, their DNS and their operator.
+#![expect(clippy::disallowed_methods, reason = "tests prepare files")]
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::Duration;
+
+use kiln_firstboot::cluster::{ClusterConfig, EtcdSettings};
+use kiln_firstboot::digest::{Id128, PublicKey, Sha256Digest};
+use kiln_firstboot::image::ImageMeta;
+use kiln_firstboot::name::Fqdn;
+use kiln_firstboot::seed;
+use kiln_firstboot::state::{Phase, RaftId};
+use kiln_firstboot::version::EtcdVersion;
+
+use crate::dns::{Dns, Records};
+use crate::netns::Network;
+use crate::node::{Node, text};
+use crate::program::{etcd, kiln, output, run};
+use crate::wait::until;
+
+/// Domain of every test cluster.
+pub const DOMAIN: &str = "unit.kiln.test";
+/// Name of every test cluster.
+pub const ENV: &str = "unit";
+
+/// Long enough for any cluster to form on two busy cores; a test that needs this long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A cluster of nodes in namespaces. Dropping it ends everything.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The nodes, powered off at first. (Dropped first: their processes end before the network goes.)
+    pub nodes: Vec<Node>,
+    /// The DNS server, with every record right at first.
+    pub dns: Dns,
+    /// The network.
+    pub network: Network,
+    cluster: Id128,
+    scratch: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Mints a cluster of `size` nodes with `kiln pki init` and lays its nodes out, all blank, all powered off.
+    pub fn new(size: u8) -> Self {
+        let scratch = tempfile::tempdir().expect("making a scratch directory");
+        let top = scratch.path();
+        let (names, addresses): (Vec<String>, Vec<Ipv4Addr>) =
+            (1..=size).map(|n| (format!("n{n}"), Ipv4Addr::new(10, 99, 0, 10 + n))).unzip();
+        let profiles = top.join("profiles");
+        fs_err::create_dir_all(&profiles).expect("making profiles/");
+        fs_err::write(profiles.join("unit.toml"), profile(&names, &addresses)).expect("writing a profile");
+        let home = top.join("home");
+        run(&[&text(&kiln()), "-C", &text(top), "--home", &text(&home), "pki", "init", "unit"]);
+        let pki = home.join("pki/unit");
+        let trust: serde_json::Value =
+            serde_json::from_slice(&fs_err::read(pki.join("trust.json")).expect("reading trust.json")).expect("it is JSON");
+        let cluster: Id128 = serde_json::from_value(trust["cluster"].clone()).expect("trust.json has the cluster");
+        let charter_key: PublicKey = serde_json::from_value(trust["charter_key"].clone()).expect("trust.json has the key");
+        let mut network = Network::new();
+        let mut records = Records::default();
+        let mut nodes = Vec::new();
+        for (name, address) in names.iter().zip(&addresses) {
+            let fqdn = Fqdn::parse(&format!("{name}.{DOMAIN}")).expect("test names are names");
+            records.a.insert(fqdn.to_string(), *address);
+            records.ptr.insert(*address, fqdn.to_string());
+            records.srv.push(fqdn.to_string());
+            let space = network.add(name, *address);
+            let node = Node::new(fqdn, *address, space, top.join(name));
+            let paths = node.paths();
+            let config = ClusterConfig {
+                schema: 1,
+                env: ENV.into(),
+                cluster,
+                domain: Fqdn::parse(DOMAIN).expect("the domain is a name"),
+                charter_key,
+                dns_servers: Vec::new(),
+                etcd: EtcdSettings::default(),
+            };
+            let image = ImageMeta {
+                schema: 1,
+                key: Sha256Digest::of(b"the image of a test"),
+                definition: "none".into(),
+                etcd_version: etcd_version(),
+                etcd_source: "packages".into(),
+                firstboot: Sha256Digest::of(b""),
+                source_date_epoch: 1_700_000_000,
+            };
+            let lib = paths.cluster_json();
+            fs_err::create_dir_all(lib.parent().expect("it is under usr/lib")).expect("making usr/lib/kiln");
+            fs_err::write(lib, serde_json::to_vec(&config).expect("JSON")).expect("writing cluster.json");
+            fs_err::write(paths.image_json(), serde_json::to_vec(&image).expect("JSON")).expect("writing image.json");
+            let archive = pki.join("seeds").join(format!("{name}.tar"));
+            run(&["tar", "-xf", &text(&archive), "-C", &text(&paths.seed_dir())]);
+            assert!(seed::FILES.iter().all(|file| paths.seed_dir().join(file).exists()), "{name}'s seed is not whole");
+            node.format(ENV, cluster);
+            nodes.push(node);
+        }
+        let dns = Dns::start(&network, DOMAIN, top.join("dns.log"), records);
+        Self { nodes, dns, network, cluster, scratch }
+    }
+
+    /// Powers every node on.
+    pub fn power_on(&mut self) {
+        self.nodes.iter_mut().for_each(Node::power_on);
+    }
+
+    /// Cuts every node's power.
+    pub fn power_off(&mut self) {
+        self.nodes.iter_mut().for_each(Node::power_off);
+    }
+
+    /// Wipes a node's volume, as imaging it anew with `--wipe-data` does.
+    pub fn wipe(&self, index: usize) {
+        self.nodes[index].format(ENV, self.cluster);
+    }
+
+    /// Waits until every node is a member and lets clients in.
+    pub fn wait_activated(&self) {
+        let all: Vec<usize> = (0..self.nodes.len()).collect();
+        self.wait_serving(&all);
+    }
+
+    /// Waits until these nodes are members and let clients in.
+    pub fn wait_serving(&self, nodes: &[usize]) {
+        until(
+            &format!("nodes {nodes:?} to serve clients"),
+            PATIENCE,
+            || nodes.iter().all(|i| self.nodes[*i].clients_open() && self.member(*i).is_some()).then_some(()),
+            || self.story(),
+        );
+    }
+
+    /// Raft cluster and member id of a node that is a member.
+    pub fn member(&self, index: usize) -> Option<(RaftId, RaftId)> {
+        match self.nodes[index].state()?.position {
+            Phase::Member { raft_cluster, member, .. } => Some((raft_cluster, member)),
+            Phase::Blank | Phase::Founding { .. } | Phase::Assigned { .. } | Phase::Evicted { .. } => None,
+        }
+    }
+
+    /// Waits until a node's console has said `words`.
+    pub fn wait_said(&self, index: usize, words: &str) {
+        until(
+            &format!("{} to say {words:?}", self.nodes[index].fqdn),
+            PATIENCE,
+            || self.nodes[index].console().contains(words).then_some(()),
+            || self.story(),
+        );
+    }
+
+    /// Runs etcdctl from the switch through the client ports, as the operator.
+    pub fn etcdctl(&self, args: &[&str]) -> Output {
+        let clients = self.scratch.path().join("home/pki/unit/clients");
+        self.etcdctl_with(&["--cert", &text(&clients.join("root.crt")), "--key", &text(&clients.join("root.key"))], args)
+    }
+
+    /// Runs etcdctl from the switch through the client ports with other credentials.
+    pub fn etcdctl_with(&self, credentials: &[&str], args: &[&str]) -> Output {
+        let roots = text(&self.scratch.path().join("home/pki/unit/peer-root.crt"));
+        let endpoints: Vec<String> = self.nodes.iter().map(|n| format!("https://{}:2379", n.address)).collect();
+        let endpoints = endpoints.join(",");
+        let program = text(&etcd("etcdctl"));
+        let switch = self.network.switch();
+        let mut argv = vec!["ip", "netns", "exec", &switch, &program, "--endpoints", &endpoints, "--cacert", &roots];
+        argv.extend(["--command-timeout=10s", "--dial-timeout=5s"]);
+        argv.extend(credentials);
+        argv.extend(args);
+        output(&argv)
+    }
+
+    /// Everything the consoles said, for a failed test's message.
+    pub fn story(&self) -> String {
+        let tail = |text: String, lines: usize| {
+            let all: Vec<&str> = text.lines().collect();
+            all[all.len().saturating_sub(lines)..].join("\n")
+        };
+        self.nodes
+            .iter()
+            .map(|n| format!("--- {} console\n{}\n--- {} etcd\n{}\n", n.fqdn, tail(n.console(), 40), n.fqdn, tail(n.etcd_log(), 8)))
+            .collect()
+    }
+
+    /// The scratch directory, for what a test keeps beside the nodes.
+    pub fn scratch(&self) -> PathBuf {
+        self.scratch.path().to_owned()
+    }
+}
+
+/// Version of the etcd under test, asked of itself.
+pub fn etcd_version() -> EtcdVersion {
+    let said = run(&[&text(&etcd("etcd")), "--version"]);
+    let version = said.lines().find_map(|line| line.strip_prefix("etcd Version: ")).expect("etcd says its version");
+    version.trim().parse().expect("a version is a version")
+}
+
+fn profile(names: &[String], addresses: &[Ipv4Addr]) -> String {
+    let mut text = format!(
+        "schema = 1\nname = \"{ENV}\"\nimage = \"none\"\ndomain = \"{DOMAIN}\"\n\
+         [network]\nbridge = \"unused\"\nsubnet = \"10.99.0.0/24\"\ngateway = \"{}\"\n\
+         [etcd]\nsource = [{{ kind = \"packages\", version = \"{}\", distribution = \"debian\" }}]\n\
+         accept_hazards = [{{ hazard = \"etcd-3.5\", reason = \"tests run what the archive has\" }}]\n\
+         [formation]\nallow_even = true\n[hosts.one]\nkind = \"lab\"\n",
+        Network::SWITCH,
+        etcd_version()
+    );
+    for (name, address) in names.iter().zip(addresses) {
+        text.push_str(&format!(
+            "[[node]]\nname = \"{name}\"\nhost = \"one\"\naddress = \"{address}\"\nmemory_mib = 512\nvcpus = 1\ndata_gib = 1\n"
+        ));
+    }
+    text
+}

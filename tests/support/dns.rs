@@ -1,0 +1,98 @@
+//! A real DNS server (dnsmasq) whose records a test bends and mends.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::Duration;
+
+use crate::netns::Network;
+use crate::program::{kill, output, spawn};
+use crate::wait::until;
+
+/// What the server answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    /// A records: name to address.
+    pub a: BTreeMap<String, Ipv4Addr>,
+    /// PTR records: address to name.
+    pub ptr: BTreeMap<Ipv4Addr, String>,
+    /// Targets of `_etcd-server-ssl._tcp.DOMAIN`.
+    pub srv: Vec<String>,
+}
+
+/// The server. Dropping it ends it.
+#[derive(Debug)]
+pub struct Dns {
+    space: String,
+    domain: String,
+    log: PathBuf,
+    /// Its records as started last.
+    pub records: Records,
+    process: Option<Child>,
+}
+
+impl Dns {
+    /// Starts a server on the switch.
+    pub fn start(network: &Network, domain: &str, log: PathBuf, records: Records) -> Self {
+        let mut dns = Self { space: network.switch(), domain: domain.to_owned(), log, records, process: None };
+        dns.resume();
+        dns
+    }
+
+    /// Changes the records; they are served when this returns.
+    pub fn change(&mut self, change: impl FnOnce(&mut Records)) {
+        change(&mut self.records);
+        self.stop();
+        self.resume();
+    }
+
+    /// Ends the server.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            kill(&mut process);
+        }
+    }
+
+    /// Starts the server again with the records it has, and waits until it answers.
+    pub fn resume(&mut self) {
+        let mut argv: Vec<String> = ["ip", "netns", "exec", &self.space, "dnsmasq", "--keep-in-foreground", "--no-resolv"]
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        argv.extend(["--no-hosts", "--conf-file=/dev/null", "--pid-file=", "--bind-interfaces"].map(str::to_owned));
+        argv.push(format!("--listen-address={}", Network::SWITCH));
+        argv.push(format!("--local=/{}/", self.domain));
+        argv.push("--local=/in-addr.arpa/".to_owned());
+        argv.push(format!("--host-record=alive.{},{}", self.domain, Network::SWITCH));
+        for (name, address) in &self.records.a {
+            argv.push(format!("--address=/{name}/{address}"));
+        }
+        for (address, name) in &self.records.ptr {
+            let [a, b, c, d] = address.octets();
+            argv.push(format!("--ptr-record={d}.{c}.{b}.{a}.in-addr.arpa,{name}"));
+        }
+        for target in &self.records.srv {
+            argv.push(format!("--srv-host=_etcd-server-ssl._tcp.{},{target},2380", self.domain));
+        }
+        self.process = Some(spawn(&argv, &self.log));
+        let probe = format!("alive.{}", self.domain);
+        let server = format!("@{}", Network::SWITCH);
+        let space = self.space.clone();
+        until(
+            "the DNS server to answer",
+            Duration::from_secs(10),
+            || {
+                let said = output(&["ip", "netns", "exec", &space, "dig", "+short", "+time=1", "+tries=1", &server, &probe]);
+                (!said.stdout.is_empty() && said.status.success()).then_some(())
+            },
+            || String::from("see dns.log"),
+        );
+    }
+}
+
+impl Drop for Dns {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

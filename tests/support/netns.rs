@@ -1,0 +1,75 @@
+//! A small network of its own: one switch, one namespace a node, nothing shared with the machine.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::program::{output, run};
+
+/// Distinguishes networks of one test process.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A switch in a namespace of its own. Dropping it removes the namespaces and the links with them.
+#[derive(Debug)]
+pub struct Network {
+    prefix: String,
+    nodes: Vec<String>,
+}
+
+impl Network {
+    /// Address of the switch, where DNS is served.
+    pub const SWITCH: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+
+    /// Makes the switch.
+    pub fn new() -> Self {
+        let prefix = format!("kt{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let network = Self { prefix, nodes: Vec::new() };
+        let switch = network.switch();
+        run(&["ip", "netns", "add", &switch]);
+        run(&["ip", "-n", &switch, "link", "set", "lo", "up"]);
+        run(&["ip", "-n", &switch, "link", "add", "br0", "type", "bridge"]);
+        run(&["ip", "-n", &switch, "addr", "add", &format!("{}/24", Self::SWITCH), "dev", "br0"]);
+        run(&["ip", "-n", &switch, "link", "set", "br0", "up"]);
+        network
+    }
+
+    /// The switch's namespace.
+    pub fn switch(&self) -> String {
+        format!("{}s", self.prefix)
+    }
+
+    /// Adds a node with an address; returns its namespace.
+    pub fn add(&mut self, name: &str, address: Ipv4Addr) -> String {
+        let space = format!("{}-{name}", self.prefix);
+        let port = format!("p{}", self.nodes.len());
+        let switch = self.switch();
+        run(&["ip", "netns", "add", &space]);
+        self.nodes.push(space.clone());
+        run(&["ip", "-n", &switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &space]);
+        run(&["ip", "-n", &switch, "link", "set", &port, "master", "br0", "up"]);
+        run(&["ip", "-n", &space, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
+        run(&["ip", "-n", &space, "link", "set", "lo", "up"]);
+        run(&["ip", "-n", &space, "link", "set", "eth0", "up"]);
+        space
+    }
+
+    /// Cuts or mends the link of the node that was added as number `index`.
+    pub fn set_link(&self, index: usize, up: bool) {
+        let state = if up { "up" } else { "down" };
+        run(&["ip", "-n", &self.switch(), "link", "set", &format!("p{index}"), state]);
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for space in self.nodes.iter().chain([&self.switch()]) {
+            // The test's own outcome matters more than a namespace that was never made.
+            drop(output(&["ip", "netns", "del", space]));
+        }
+    }
+}
