@@ -39,7 +39,7 @@ check: deps
 	$(CARGO) test --locked --workspace --exclude kiln-tests
 
 bench: build
-	$(SUDO) tests/bench/run
+	$(SUDO) $(CARGO) bench --locked -p kiln-tests --bench bench
 
 clean:
 	$(CARGO) clean
