@@ -1,6 +1,7 @@
 //! Forming, restarting, and finding oneself in DNS: the real agent, a real etcd, a real DNS server, no machine.
 //!
 //! Scenario ids are those of the fault catalogue (D1, A1, ...).
+#![expect(clippy::tests_outside_test_module, reason = "an integration test is nothing but tests")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -49,8 +50,26 @@ fn three_blank_nodes_form_one_cluster_that_serves_only_its_clients() {
     let key = cluster.scratch().join("other.key");
     let cert = cluster.scratch().join("other.crt");
     let (key, cert) = (key.to_str().expect("UTF-8"), cert.to_str().expect("UTF-8"));
-    run(&["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=root", "-keyout", key, "-out", cert]);
-    assert!(!cluster.etcdctl_with(&["--cert", cert, "--key", key], &["get", "k"]).status.success(), "another root was served");
+    run(&[
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=root",
+        "-keyout",
+        key,
+        "-out",
+        cert,
+    ]);
+    assert!(
+        !cluster.etcdctl_with(&["--cert", cert, "--key", key], &["get", "k"]).status.success(),
+        "another root was served"
+    );
     let plain = cluster.nodes[0].exec(&["curl", "-s", "-m", "3", "http://127.0.0.1:2379/health"]);
     assert!(!String::from_utf8_lossy(&plain.stdout).contains("true"), "plain http was served: {}", stdout(&plain));
 }

@@ -49,7 +49,12 @@ fn static_cluster(run_number: usize) -> f64 {
     until(
         "the static cluster to be healthy",
         Duration::from_secs(60),
-        || output(&[&program, "--endpoints", &endpoints.join(","), "endpoint", "health"]).status.success().then_some(()),
+        || {
+            output(&[&program, "--endpoints", &endpoints.join(","), "endpoint", "health"])
+                .status
+                .success()
+                .then_some(())
+        },
         String::new,
     );
     let seconds = start.elapsed().as_secs_f64();
@@ -72,14 +77,17 @@ fn lab() -> f64 {
         args.extend(matches);
         lab(&args)
             .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok()?["__REALTIME_TIMESTAMP"].as_str()?.parse::<f64>().ok())
+            .filter_map(|line| {
+                serde_json::from_str::<Value>(line).ok()?["__REALTIME_TIMESTAMP"].as_str()?.parse::<f64>().ok()
+            })
             .map(|micros| micros / 1e6)
             .collect()
     };
     let nodes = ["etcd1", "etcd2", "etcd3"];
     let first = |times: Vec<f64>| times.into_iter().fold(f64::INFINITY, f64::min);
-    let started = nodes.iter().map(|n| first(journal(n, &["_SYSTEMD_UNIT=etcd.service"]))).fold(f64::INFINITY, f64::min);
-    let activated = format!("MESSAGE_ID={}", kiln_firstboot::journal::ACTIVATED);
+    let started =
+        nodes.iter().map(|n| first(journal(n, &["_SYSTEMD_UNIT=etcd.service"]))).fold(f64::INFINITY, f64::min);
+    let activated = format!("MESSAGE_ID={}", kiln_firstboot::journal::ACTIVATED.id);
     let finished = nodes.iter().map(|n| first(journal(n, &[&activated]))).fold(0.0, f64::max);
     lab(&["down", "lab"]);
     finished - started

@@ -17,7 +17,10 @@ const RUNS: usize = 5;
 fn main() {
     let only: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|o| o == name);
-    println!("kiln bench: medians of {RUNS} runs on {} processors", std::thread::available_parallelism().map_or(1, usize::from));
+    println!(
+        "kiln bench: medians of {RUNS} runs on {} processors",
+        std::thread::available_parallelism().map_or(1, usize::from)
+    );
     if wanted("image") {
         image();
     }
@@ -33,7 +36,8 @@ fn main() {
 fn image() {
     let built = build(&[]);
     let raw = PathBuf::from(built["raw"].as_str().expect("build --json has raw"));
-    let scratch = tempfile::tempdir_in(raw.parent().and_then(Path::parent).expect("the raw is in the store")).expect("scratch");
+    let scratch =
+        tempfile::tempdir_in(raw.parent().and_then(Path::parent).expect("the raw is in the store")).expect("scratch");
     let copy = median(|n| {
         let target = text(&scratch.path().join(format!("copy-{n}")));
         timed(|| run(&["cp", "--sparse=auto", &text(&raw), &target])).0
@@ -54,7 +58,10 @@ fn image() {
     });
     layers.sort_by(f64::total_cmp);
     let layer = layers[layers.len() / 2];
-    println!("image layer, firstboot changed   {layer:8.3} s   {:5.2} x cp of the raw ({copy:.3} s); whole command {whole:.3} s", layer / copy);
+    println!(
+        "image layer, firstboot changed   {layer:8.3} s   {:5.2} x cp of the raw ({copy:.3} s); whole command {whole:.3} s",
+        layer / copy
+    );
     let nothing = median(|_| timed(|| build(&[])).0);
     println!("build with nothing to do         {nothing:8.3} s");
 }
@@ -65,7 +72,10 @@ fn size() {
     println!("firstboot on disk                {:8.2} MB", mega(agent));
     let compressed = build(&["--compress"]);
     let image = compressed["image"].as_str().expect("build --json has image");
-    println!("compressed image                 {:8.2} MB", mega(std::fs::metadata(image).expect("the image is there").len()));
+    println!(
+        "compressed image                 {:8.2} MB",
+        mega(std::fs::metadata(image).expect("the image is there").len())
+    );
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]

@@ -10,7 +10,6 @@ use kiln_firstboot::cluster::{ClusterConfig, EtcdSettings};
 use kiln_firstboot::digest::{Id128, PublicKey, Sha256Digest};
 use kiln_firstboot::image::ImageMeta;
 use kiln_firstboot::name::Fqdn;
-use kiln_firstboot::seed;
 use kiln_firstboot::state::{Phase, RaftId};
 use kiln_firstboot::version::EtcdVersion;
 
@@ -37,7 +36,6 @@ pub struct Cluster {
     pub dns: Dns,
     /// The network.
     pub network: Network,
-    cluster: Id128,
     scratch: tempfile::TempDir,
 }
 
@@ -55,9 +53,11 @@ impl Cluster {
         run(&[&text(&kiln()), "-C", &text(top), "--home", &text(&home), "pki", "init", "unit"]);
         let pki = home.join("pki/unit");
         let trust: serde_json::Value =
-            serde_json::from_slice(&fs_err::read(pki.join("trust.json")).expect("reading trust.json")).expect("it is JSON");
+            serde_json::from_slice(&fs_err::read(pki.join("trust.json")).expect("reading trust.json"))
+                .expect("it is JSON");
         let cluster: Id128 = serde_json::from_value(trust["cluster"].clone()).expect("trust.json has the cluster");
-        let charter_key: PublicKey = serde_json::from_value(trust["charter_key"].clone()).expect("trust.json has the key");
+        let charter_key: PublicKey =
+            serde_json::from_value(trust["charter_key"].clone()).expect("trust.json has the key");
         let mut network = Network::new();
         let mut records = Records::default();
         let mut nodes = Vec::new();
@@ -67,8 +67,8 @@ impl Cluster {
             records.ptr.insert(*address, fqdn.to_string());
             records.srv.push(fqdn.to_string());
             let space = network.add(name, *address);
-            let node = Node::new(fqdn, *address, space, top.join(name));
-            let paths = node.paths();
+            let seed = pki.join("seeds").join(format!("{name}.tar"));
+            let node = Node::new(fqdn, *address, space, top.join(name), &seed);
             let config = ClusterConfig {
                 schema: 1,
                 env: ENV.into(),
@@ -87,18 +87,12 @@ impl Cluster {
                 firstboot: Sha256Digest::of(b""),
                 source_date_epoch: 1_700_000_000,
             };
-            let lib = paths.cluster_json();
-            fs_err::create_dir_all(lib.parent().expect("it is under usr/lib")).expect("making usr/lib/kiln");
-            fs_err::write(lib, serde_json::to_vec(&config).expect("JSON")).expect("writing cluster.json");
-            fs_err::write(paths.image_json(), serde_json::to_vec(&image).expect("JSON")).expect("writing image.json");
-            let archive = pki.join("seeds").join(format!("{name}.tar"));
-            run(&["tar", "-xf", &text(&archive), "-C", &text(&paths.seed_dir())]);
-            assert!(seed::FILES.iter().all(|file| paths.seed_dir().join(file).exists()), "{name}'s seed is not whole");
-            node.format(ENV, cluster);
+            node.put_in_image("cluster.json", &serde_json::to_vec(&config).expect("JSON"));
+            node.put_in_image("image.json", &serde_json::to_vec(&image).expect("JSON"));
             nodes.push(node);
         }
         let dns = Dns::start(&network, DOMAIN, top.join("dns.log"), records);
-        Self { nodes, dns, network, cluster, scratch }
+        Self { nodes, dns, network, scratch }
     }
 
     /// Powers every node on.
@@ -109,11 +103,6 @@ impl Cluster {
     /// Cuts every node's power.
     pub fn power_off(&mut self) {
         self.nodes.iter_mut().for_each(Node::power_off);
-    }
-
-    /// Wipes a node's volume, as imaging it anew with `--wipe-data` does.
-    pub fn wipe(&self, index: usize) {
-        self.nodes[index].format(ENV, self.cluster);
     }
 
     /// Waits until every node is a member and lets clients in.
@@ -153,7 +142,10 @@ impl Cluster {
     /// Runs etcdctl from the switch through the client ports, as the operator.
     pub fn etcdctl(&self, args: &[&str]) -> Output {
         let clients = self.scratch.path().join("home/pki/unit/clients");
-        self.etcdctl_with(&["--cert", &text(&clients.join("root.crt")), "--key", &text(&clients.join("root.key"))], args)
+        self.etcdctl_with(
+            &["--cert", &text(&clients.join("root.crt")), "--key", &text(&clients.join("root.key"))],
+            args,
+        )
     }
 
     /// Runs etcdctl from the switch through the client ports with other credentials.
@@ -178,7 +170,15 @@ impl Cluster {
         };
         self.nodes
             .iter()
-            .map(|n| format!("--- {} console\n{}\n--- {} etcd\n{}\n", n.fqdn, tail(n.console(), 40), n.fqdn, tail(n.etcd_log(), 8)))
+            .map(|n| {
+                format!(
+                    "--- {} console\n{}\n--- {} etcd\n{}\n",
+                    n.fqdn,
+                    tail(n.console(), 40),
+                    n.fqdn,
+                    tail(n.etcd_log(), 8)
+                )
+            })
             .collect()
     }
 

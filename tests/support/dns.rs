@@ -56,10 +56,11 @@ impl Dns {
 
     /// Starts the server again with the records it has, and waits until it answers.
     pub fn resume(&mut self) {
-        let mut argv: Vec<String> = ["ip", "netns", "exec", &self.space, "dnsmasq", "--keep-in-foreground", "--no-resolv"]
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
+        let mut argv: Vec<String> =
+            ["ip", "netns", "exec", &self.space, "dnsmasq", "--keep-in-foreground", "--no-resolv"]
+                .into_iter()
+                .map(str::to_owned)
+                .collect();
         argv.extend(["--no-hosts", "--conf-file=/dev/null", "--pid-file=", "--bind-interfaces"].map(str::to_owned));
         argv.push(format!("--listen-address={}", Network::SWITCH));
         argv.push(format!("--local=/{}/", self.domain));
@@ -83,7 +84,8 @@ impl Dns {
             "the DNS server to answer",
             Duration::from_secs(10),
             || {
-                let said = output(&["ip", "netns", "exec", &space, "dig", "+short", "+time=1", "+tries=1", &server, &probe]);
+                let said =
+                    output(&["ip", "netns", "exec", &space, "dig", "+short", "+time=1", "+tries=1", &server, &probe]);
                 (!said.stdout.is_empty() && said.status.success()).then_some(())
             },
             || String::from("see dns.log"),

@@ -4,7 +4,6 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -12,14 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_firstboot::digest::Id128;
-use kiln_firstboot::disk_fact::{DataFact, DiskFacts, RootFact, SeedFact};
 use kiln_firstboot::message::{ControlAnswer, ControlRequest};
 use kiln_firstboot::name::Fqdn;
+use kiln_firstboot::observation::StateView;
 use kiln_firstboot::paths::Paths;
-use kiln_firstboot::state::State;
-use kiln_firstboot::volume::VolumeLabel;
+use kiln_firstboot::state::{Phase, State};
+use kiln_firstboot::{precheck, raft_id, state_file};
 
-use crate::program::{etcd, firstboot, kill, output, spawn};
+use crate::program::{etcd, firstboot, kill, output, output_with_input, run, spawn};
 
 /// A node. Dropping it ends what it runs.
 #[derive(Debug)]
@@ -30,8 +29,8 @@ pub struct Node {
     pub address: Ipv4Addr,
     /// Its namespace.
     pub space: String,
-    /// Its root directory.
-    pub root: PathBuf,
+    /// Its directory: image, data volume, seed, logs.
+    pub home: PathBuf,
     helper: Arc<Helper>,
     agent: Option<Child>,
 }
@@ -47,81 +46,94 @@ struct Helper {
 }
 
 impl Node {
-    /// A node whose image, seed and blank volume are laid out under `root`. Powered off.
-    pub fn new(fqdn: Fqdn, address: Ipv4Addr, space: String, root: PathBuf) -> Self {
-        let paths = Paths::new(&root);
-        for dir in [paths.run(), paths.etcd_run(), paths.seed_dir(), root.join("proc/sys/kernel/random")] {
-            fs_err::create_dir_all(dir).expect("making a node's directories");
+    /// A node with a blank data volume and nothing else: `image` is what its image has under `usr/lib/kiln`, `seed` its seed.
+    /// Powered off.
+    pub fn new(fqdn: Fqdn, address: Ipv4Addr, space: String, home: PathBuf, seed: &Path) -> Self {
+        let paths = Paths::new(home.join("root"));
+        for dir in ["root", "image/usr/lib/kiln", "data"] {
+            fs_err::create_dir_all(home.join(dir)).expect("making a node's directories");
         }
-        let resolv = paths.resolv_conf();
-        fs_err::create_dir_all(resolv.parent().expect("it is under run/")).expect("making a node's directories");
-        fs_err::write(resolv, format!("nameserver {}\n", crate::netns::Network::SWITCH)).expect("writing resolv.conf");
+        fs_err::copy(seed, home.join("seed.tar")).expect("handing a node its seed");
         let helper = Helper {
             space: space.clone(),
-            log: root.join("etcd.log"),
+            log: home.join("etcd.log"),
             paths,
             etcd: Mutex::new(None),
             clients_open: AtomicBool::new(false),
         };
-        Self { fqdn, address, space, root, helper: Arc::new(helper), agent: None }
+        Self { fqdn, address, space, home, helper: Arc::new(helper), agent: None }
     }
 
-    /// Its paths.
+    /// Its paths, which exist while it is powered on.
     pub fn paths(&self) -> &Paths {
         &self.helper.paths
     }
 
-    /// Formats its volume, as the disk step does with a blank disk.
-    pub fn format(&self, env: &str, cluster: Id128) {
-        let paths = self.paths();
-        if paths.data().exists() {
-            fs_err::remove_dir_all(paths.data()).expect("wiping a volume");
-        }
-        for dir in [paths.etcd_data(), paths.state_dir(), paths.tls_dir(), paths.journal()] {
-            fs_err::create_dir_all(dir).expect("making a volume's directories");
-        }
-        // etcd refuses to start on a data directory that others may read.
-        fs_err::set_permissions(paths.etcd_data(), std::fs::Permissions::from_mode(0o700)).expect("closing etcd's directory");
-        let label = VolumeLabel {
-            schema: 1,
-            env: env.to_owned(),
-            cluster,
-            generation: 1,
-            fqdn: self.fqdn.clone(),
-            instance: Id128::random().expect("drawing an instance"),
-        };
-        let text = serde_json::to_vec(&label).expect("a label is JSON");
-        fs_err::write(paths.volume_json(), text).expect("labelling a volume");
+    /// Puts a file into its image's `usr/lib/kiln`.
+    pub fn put_in_image(&self, name: &str, content: &[u8]) {
+        fs_err::write(self.home.join("image/usr/lib/kiln").join(name), content).expect("writing into an image");
     }
 
-    /// Powers it on: a new boot, the helper listening, the agent running.
+    /// Makes its data volume blank, as imaging it anew with `--wipe-data` does. Powered off only.
+    pub fn wipe(&self) {
+        assert!(self.agent.is_none(), "only a powered-off node is wiped");
+        fs_err::remove_dir_all(self.home.join("data")).expect("wiping a volume");
+        fs_err::create_dir_all(self.home.join("data")).expect("wiping a volume");
+    }
+
+    /// Powers it on: a new boot on a fresh overlay, the disk step done, the helper listening, the agent running.
     pub fn power_on(&mut self) {
+        let root = text(self.paths().root());
+        let layer = |name: &str| {
+            let dir = self.home.join(name);
+            drop(fs_err::remove_dir_all(&dir));
+            fs_err::create_dir_all(&dir).expect("making an overlay's directories");
+            text(&dir)
+        };
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            text(&self.home.join("image")),
+            layer("upper"),
+            layer("work")
+        );
+        run(&["mount", "-t", "overlay", "overlay", "-o", &options, &root]);
         let paths = self.paths();
+        for dir in [paths.data(), paths.run(), paths.etcd_run(), paths.root().join("run/systemd/resolve")] {
+            fs_err::create_dir_all(dir).expect("making a node's directories");
+        }
+        fs_err::create_dir_all(paths.boot_id().parent().expect("it is under proc")).expect("making proc");
+        run(&["mount", "--bind", &text(&self.home.join("data")), &text(&paths.data())]);
+        // What systemd would have left: a node of this kind has directories for disks, as a container has.
+        fs_err::write(paths.root().join("run/systemd/container"), "test\n").expect("writing the container mark");
+        fs_err::copy(self.home.join("seed.tar"), paths.root().join("run/kiln-seed.tar")).expect("attaching the seed");
+        fs_err::write(paths.resolv_conf(), format!("nameserver {}\n", crate::netns::Network::SWITCH))
+            .expect("writing resolv.conf");
         let boot = format!("{}\n", Id128::random().expect("drawing a boot id"));
         fs_err::write(paths.boot_id(), boot).expect("writing the boot id");
-        for left in [paths.control_socket(), paths.empty_start_permit(), paths.status_json(), paths.etcd_socket(), paths.etcd_args()] {
-            // What lasts for one boot only; most of it is not there.
-            drop(fs_err::remove_file(left));
-        }
+        run(&[&text(&firstboot()), "--root", &root, "disk"]);
+
         self.helper.clients_open.store(false, Ordering::SeqCst);
         let listener = UnixListener::bind(paths.control_socket()).expect("listening as the root helper");
         let helper = Arc::clone(&self.helper);
         std::thread::spawn(move || helper.serve(&listener));
-        let argv = ["ip", "netns", "exec", &self.space, &text(&firstboot()), "--root", &text(&self.root), "run"];
+        let argv = ["ip", "netns", "exec", &self.space, &text(&firstboot()), "--root", &root, "run"];
         let argv: Vec<String> = argv.into_iter().map(str::to_owned).collect();
-        self.agent = Some(spawn(&argv, &self.root.join("agent.log")));
+        self.agent = Some(spawn(&argv, &self.home.join("console.log")));
     }
 
     /// Cuts its power: agent and etcd end at once, nothing is told to them.
     pub fn power_off(&mut self) {
-        if let Some(mut agent) = self.agent.take() {
-            kill(&mut agent);
-        }
+        let Some(mut agent) = self.agent.take() else { return };
+        kill(&mut agent);
         self.helper.stop_etcd();
         // Ends the helper's thread: the socket of this boot is gone, and a last connection wakes it to see that.
         let last = UnixStream::connect(self.paths().control_socket());
         drop(fs_err::remove_file(self.paths().control_socket()));
         drop(last);
+        for point in [self.paths().data(), self.paths().root().to_owned()] {
+            // Lazily: a thread of the helper may still hold a file for a moment.
+            drop(output(&["umount", "--lazy", &text(&point)]));
+        }
     }
 
     /// The client port is open.
@@ -131,12 +143,12 @@ impl Node {
 
     /// Its state file, once there is one.
     pub fn state(&self) -> Option<State> {
-        serde_json::from_slice(&fs_err::read(self.paths().state_json()).ok()?).ok()
+        serde_json::from_slice(&fs_err::read(self.home.join("data/state/state.json")).ok()?).ok()
     }
 
     /// What a person at its console has read so far.
     pub fn console(&self) -> String {
-        fs_err::read_to_string(self.root.join("agent.log")).unwrap_or_default()
+        fs_err::read_to_string(self.home.join("console.log")).unwrap_or_default()
     }
 
     /// What its etcd has logged so far.
@@ -148,15 +160,6 @@ impl Node {
     pub fn exec(&self, argv: &[&str]) -> std::process::Output {
         let mut line = vec!["ip", "netns", "exec", &self.space];
         line.extend(argv);
-        output(&line)
-    }
-
-    /// Runs etcdctl over its local socket.
-    pub fn etcdctl(&self, args: &[&str]) -> std::process::Output {
-        let endpoint = format!("--endpoints=unix://{}", text(&self.paths().etcd_socket()));
-        let program = text(&etcd("etcdctl"));
-        let mut line = vec![program.as_str(), &endpoint, "--command-timeout=5s"];
-        line.extend(args);
         output(&line)
     }
 }
@@ -181,7 +184,7 @@ impl Helper {
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).ok().filter(|n| *n > 0)?;
         let answer = match serde_json::from_str(&line) {
-            Ok(request) => self.act(request),
+            Ok(request) => self.act(request, &line),
             Err(error) => ControlAnswer::Failed(error.to_string()),
         };
         let mut text = serde_json::to_vec(&answer).expect("an answer is JSON");
@@ -189,9 +192,9 @@ impl Helper {
         stream.write_all(&text).ok()
     }
 
-    fn act(&self, request: ControlRequest) -> ControlAnswer {
+    fn act(&self, request: ControlRequest, line: &str) -> ControlAnswer {
         match request {
-            ControlRequest::Observe => ControlAnswer::Disks(Box::new(self.look())),
+            ControlRequest::Observe => self.pass(line),
             ControlRequest::StartEtcd { empty } => self.start_etcd(empty),
             ControlRequest::StopEtcd => {
                 self.stop_etcd();
@@ -220,32 +223,40 @@ impl Helper {
         }
     }
 
-    fn look(&self) -> DiskFacts {
-        let label = fs_err::read(self.paths.volume_json()).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let data = label.map_or_else(
-            || DataFact::Absent("there is no volume".into()),
-            |label| DataFact::Mounted { label, formatted_now: false, free_mib: 1024 },
-        );
-        DiskFacts {
-            root: RootFact::Overlay,
-            data,
-            seed: SeedFact::Unpacked,
-            wal: kiln_firstboot::wal_file::read(&self.paths.wal()),
-        }
+    /// Passes a request to the real helper, for what needs no systemd.
+    fn pass(&self, request: &str) -> ControlAnswer {
+        let root = text(self.paths.root());
+        let said = output_with_input(&[&text(&firstboot()), "--root", &root, "control"], request);
+        serde_json::from_slice(said.stdout.split(|b| *b == b'\n').next().unwrap_or_default())
+            .unwrap_or_else(|error| ControlAnswer::Failed(format!("the helper said no answer: {error}")))
     }
 
     fn start_etcd(&self, empty: bool) -> ControlAnswer {
-        let permit = self.paths.empty_start_permit();
         if empty {
-            fs_err::write(&permit, "").expect("writing the permit");
+            let Some(StateView::Read(state)) = Some(state_file::read(&self.paths)) else {
+                return ControlAnswer::Failed("there is no state".into());
+            };
+            let member = match state.position {
+                Phase::Assigned { member, .. } => member,
+                Phase::Founding { lineage } => {
+                    let token = raft_id::cluster_token(state.cluster, state.generation, lineage);
+                    raft_id::member_id(&[state.fqdn.peer_url()], &token)
+                }
+                Phase::Blank | Phase::Member { .. } | Phase::Evicted { .. } => {
+                    return ControlAnswer::Failed("the state allows no start on an empty log".into());
+                }
+            };
+            precheck::permit(&self.paths, member).expect("writing the permit");
         }
         let precheck = output(&[&text(&firstboot()), "--root", &text(self.paths.root()), "precheck"]);
         if !precheck.status.success() {
             return ControlAnswer::Failed(String::from_utf8_lossy(&precheck.stderr).into_owned());
         }
         let env = fs_err::read_to_string(self.paths.etcd_args()).expect("the agent rendered etcd's arguments");
-        let args = env.trim().strip_prefix("KILN_ETCD_ARGS=").expect("an environment file").trim_matches('"').to_owned();
-        let mut argv: Vec<String> = ["ip", "netns", "exec", &self.space, &text(&etcd("etcd"))].map(str::to_owned).to_vec();
+        let args =
+            env.trim().strip_prefix("KILN_ETCD_ARGS=").expect("an environment file").trim_matches('"').to_owned();
+        let mut argv: Vec<String> =
+            ["ip", "netns", "exec", &self.space, &text(&etcd("etcd"))].map(str::to_owned).to_vec();
         argv.extend(args.split_whitespace().map(str::to_owned));
         *self.etcd.lock().unwrap_or_else(PoisonError::into_inner) = Some(spawn(&argv, &self.log));
         ControlAnswer::Done

@@ -1,6 +1,7 @@
 //! The programs under test and the real ones beside them, and running them.
 #![expect(clippy::disallowed_methods, reason = "tests start processes and read where things are from the environment")]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -46,6 +47,23 @@ pub fn output(argv: &[&str]) -> Output {
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("running {argv:?}: {error}"))
+}
+
+/// Runs a command line to its end with something to read.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn output_with_input(argv: &[&str], input: &str) -> Output {
+    let mut child = Command::new(argv[0])
+        .args(&argv[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("running {argv:?}: {error}"));
+    // A program that does not read its input has its reasons; its answer tells.
+    drop(child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes())));
+    child.wait_with_output().expect("collecting a program")
 }
 
 /// Runs a command line that must succeed; returns what it printed.

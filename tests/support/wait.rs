@@ -1,5 +1,8 @@
 //! Waiting for a condition, never for a time.
-#![expect(clippy::disallowed_methods, reason = "the one place in the tests that pauses, between two looks at a condition")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place in the tests that pauses, between two looks at a condition"
+)]
 
 use std::time::{Duration, Instant};
 
