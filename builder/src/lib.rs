@@ -3,12 +3,13 @@
 //! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`.
 //! `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
 //! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` reads profiles, `pki` keeps keys, `clock` reads
-//! the time, `logger` writes the log. `exit` turns errors into exit codes.
+//! the time, `disk` makes the disk image, `logger` writes the log. `exit` turns errors into exit codes.
 
 pub mod authority;
 pub mod cli;
 pub mod clock;
 pub mod cmd;
+pub mod disk;
 pub mod exit;
 pub mod interrupt;
 pub mod logger;

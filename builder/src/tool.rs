@@ -62,6 +62,7 @@ enum Stdin {
     Null,
     File(PathBuf),
     Bytes(Vec<u8>),
+    Pipe(Arc<io::PipeReader>),
 }
 
 /// A command about to be run.
@@ -149,6 +150,13 @@ impl Tool {
         self
     }
 
+    /// Lets it read what is written into the other end of this pipe, by another thread. The reader is dropped when the program ends.
+    #[must_use]
+    pub fn stdin_pipe(mut self, reader: io::PipeReader) -> Self {
+        self.stdin = Stdin::Pipe(Arc::new(reader));
+        self
+    }
+
     /// Writes its standard output to a file instead of the log.
     #[must_use]
     pub fn stdout_file(mut self, path: impl Into<PathBuf>) -> Self {
@@ -223,7 +231,7 @@ impl Tool {
         let line = self.line();
         log::debug!("starting {line}");
         let io_error = |source| ToolError::Io { line: line.clone(), source };
-        let mut expression = self.expression();
+        let mut expression = self.expression().map_err(io_error)?;
         match &self.log {
             Some(path) => {
                 let file = open_log(path).map_err(io_error)?;
@@ -243,7 +251,7 @@ impl Tool {
         Ok(Running { handle, line, log: self.log })
     }
 
-    fn expression(&self) -> duct::Expression {
+    fn expression(&self) -> io::Result<duct::Expression> {
         let program = self.program.to_str().and_then(find).map_or_else(|| self.program.clone(), Into::into);
         let mut expression = duct::cmd(program, &self.args).unchecked();
         for (name, value) in &self.env {
@@ -258,11 +266,12 @@ impl Tool {
         if let Some(path) = &self.stdout {
             expression = expression.stdout_path(path);
         }
-        match &self.stdin {
+        Ok(match &self.stdin {
             Stdin::Null => expression.stdin_null(),
             Stdin::File(path) => expression.stdin_path(path),
             Stdin::Bytes(bytes) => expression.stdin_bytes(bytes.clone()),
-        }
+            Stdin::Pipe(reader) => expression.stdin_file(reader.try_clone()?),
+        })
     }
 
     fn finish(self, capture: bool) -> Result<Vec<u8>, ToolError> {
@@ -275,7 +284,7 @@ impl Tool {
             None => tempfile::tempfile(),
         }
         .map_err(io_error)?;
-        let mut expression = self.expression().stderr_file(log.try_clone().map_err(io_error)?);
+        let mut expression = self.expression().map_err(io_error)?.stderr_file(log.try_clone().map_err(io_error)?);
         if capture {
             expression = expression.stdout_capture();
         } else if self.stdout.is_none() {
