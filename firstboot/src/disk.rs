@@ -68,9 +68,12 @@ pub fn settle(paths: &Paths) -> anyhow::Result<DiskFacts> {
     fs_err::create_dir_all(paths.run())?;
     let container = in_container(paths);
     let seed = seed_disk::ensure_unpacked(paths, container);
-    let data = match visible_mount(paths) {
-        Some(_) if !container => data_fact(paths, false),
-        Some(_) | None => mount_data(paths, container),
+    let data = match (visible_mount(paths), &seed) {
+        (Some(_), _) if !container => data_fact(paths, false),
+        (_, SeedFact::Unpacked) => mount_data(paths, container),
+        (_, SeedFact::Absent(_) | SeedFact::Unreadable(_)) => {
+            DataFact::Unusable("it is left alone, because without a seed nothing says whose it is".into())
+        }
     };
     let facts = complete(paths, data, seed);
     let json = serde_json::to_vec_pretty(&facts)?;
@@ -134,7 +137,7 @@ fn mount_data(paths: &Paths, container: bool) -> DataFact {
 
 /// Whom the seed is for, if it is of the cluster that this image was built for.
 fn header(paths: &Paths) -> anyhow::Result<SeedHeader> {
-    let header = seed_disk::read_header(paths).context("without a seed nothing says whose this disk is")?;
+    let header = seed_disk::read_header(paths).context("reading whom the seed is for")?;
     let text = fs_err::read_to_string(paths.cluster_json())?;
     let cluster: ClusterConfig = serde_json::from_str(&text).context("reading the image's `cluster.json`")?;
     ensure!(

@@ -166,3 +166,80 @@ pub fn permit(paths: &Paths, member: RaftId) -> anyhow::Result<()> {
     durable::replace(&paths.empty_start_permit(), member.to_string().as_bytes(), 0o600)
         .context("writing the permit for a start on an empty log")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::Observation;
+    use crate::sample::{FOUNDER_IDS, LINEAGE, assigned, member, observation};
+
+    fn verdict(seen: &mut Observation) -> Result<Start, String> {
+        let facts = DiskFacts {
+            root: seen.root.clone(),
+            data: seen.data.clone(),
+            seed: crate::disk_fact::SeedFact::Unpacked,
+            wal: seen.wal.clone(),
+        };
+        judge(&facts, seen.state_mut()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn allows_a_start_on_the_members_own_log() {
+        let ids = (RaftId(0xa), RaftId(0xc));
+        for phase in [member(), assigned(true)] {
+            assert_eq!(verdict(&mut observation(2, 3).in_phase(phase).with_wal(ids)), Ok(Start::Log));
+        }
+        let founding = Phase::Founding { lineage: LINEAGE };
+        assert_eq!(verdict(&mut observation(1, 3).in_phase(founding).with_wal(FOUNDER_IDS)), Ok(Start::Log));
+    }
+
+    #[test]
+    fn an_empty_log_starts_only_with_a_fresh_id() {
+        let of = |phase| verdict(&mut observation(1, 3).in_phase(phase));
+        assert_eq!(of(Phase::Founding { lineage: LINEAGE }), Ok(Start::Empty(FOUNDER_IDS.0)));
+        assert_eq!(of(assigned(true)), Ok(Start::Empty(RaftId(0xa))));
+        assert_eq!(of(assigned(false)), Err("the state does not record yet that this start is attempted".into()));
+        assert_eq!(of(member()), Err("the state says that this is member a, but etcd's log is gone".into()));
+        assert_eq!(
+            of(Phase::Blank),
+            Err("the state says that this volume is blank and belongs to no raft group".into())
+        );
+    }
+
+    #[test]
+    fn refuses_what_decide_would_halt_on() {
+        let with = |bend: &dyn Fn(&mut Observation)| {
+            let mut seen = observation(2, 3).in_phase(member()).with_wal((RaftId(0xa), RaftId(0xc)));
+            bend(&mut seen);
+            verdict(&mut seen).unwrap_err()
+        };
+        assert!(
+            with(&|s| s.wal = WalFact::Present { member: RaftId(1), raft_cluster: RaftId(0xc) }).contains("member 1")
+        );
+        assert!(with(&|s| s.wal = WalFact::Unreadable("short".into())).contains("short"));
+        assert!(with(&|s| s.data = DataFact::ReadOnly("vdb".into())).contains("read-only"));
+        assert!(with(&|s| s.data = DataFact::Absent("none".into())).contains("not mounted"));
+        assert!(with(&|s| s.state_mut().instance = Id128([9; 16])).contains("another volume"));
+        assert!(
+            with(&|s| s.state_mut().position = Phase::Evicted { lineage: LINEAGE, member: RaftId(0xa) })
+                .contains("removed")
+        );
+    }
+
+    #[test]
+    fn a_permit_is_spent_by_one_start_and_is_no_link() {
+        let scratch = tempfile::tempdir().unwrap();
+        let paths = Paths::new(scratch.path());
+        fs_err::create_dir_all(paths.run()).unwrap();
+        let spend = |id| spend_permit(&paths, RaftId(id)).map_err(|error| error.to_string());
+        assert!(spend(0xa).unwrap_err().contains("no permit"));
+        permit(&paths, RaftId(0xa)).unwrap();
+        assert_eq!(spend(0xa), Ok(()));
+        assert!(spend(0xa).unwrap_err().contains("no permit"));
+        permit(&paths, RaftId(0xb)).unwrap();
+        assert_eq!(spend(0xa), Err("the permit is for member b, the state says a".into()));
+        fs_err::write(scratch.path().join("else"), "a").unwrap();
+        fs_err::os::unix::fs::symlink(scratch.path().join("else"), paths.empty_start_permit()).unwrap();
+        assert!(spend(0xa).unwrap_err().contains("was not written by root"));
+    }
+}

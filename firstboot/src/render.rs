@@ -191,3 +191,84 @@ fn initial(launch: &Launch<'_>) -> Vec<String> {
     };
     vec![flag("initial-cluster-state", state), flag("initial-cluster-token", token), flag("initial-cluster", members)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{charter, fqdn};
+    use crate::system::Program;
+
+    const TOKEN: &str = "f89c7ca4e5108f5dd208e6453d053f35bc8dafee6c0d4d2c56223481d480cac9";
+
+    fn rendered(line: EtcdLine, start: Start<'_>) -> String {
+        let (settings, paths, charter, fqdn) = (EtcdSettings::default(), Paths::new("/"), charter(3), fqdn(1));
+        let launch = Launch { line, settings: &settings, paths: &paths, charter: &charter, fqdn: &fqdn, start };
+        arguments(&launch).join("\n") + "\n"
+    }
+
+    fn members() -> Vec<InitialMember> {
+        [1, 2].map(|n| InitialMember { name: fqdn(n).member_name().into(), peer_url: fqdn(n).peer_url() }).into()
+    }
+
+    #[test]
+    fn renders_each_line_as_agreed() {
+        let founding = Start::Founding { token: TOKEN };
+        let members = members();
+        let existing = Start::Existing { token: TOKEN, members: &members };
+        let restart = Start::Restart { forming: false };
+        for (line, start, golden) in [
+            (EtcdLine::V3_5, founding, include_str!("../fixtures/render/3.5-founding.txt")),
+            (EtcdLine::V3_5, existing, include_str!("../fixtures/render/3.5-existing.txt")),
+            (EtcdLine::V3_5, restart, include_str!("../fixtures/render/3.5-restart.txt")),
+            (EtcdLine::V3_6, founding, include_str!("../fixtures/render/3.6-founding.txt")),
+            (EtcdLine::V3_6, existing, include_str!("../fixtures/render/3.6-existing.txt")),
+            (EtcdLine::V3_7, restart, include_str!("../fixtures/render/3.7-restart.txt")),
+        ] {
+            assert_eq!(rendered(line, start), golden, "{line:?} {start:?}");
+        }
+    }
+
+    #[test]
+    fn strict_reconfiguration_is_off_only_while_a_3_5_founder_forms() {
+        let off = |line, start: Start<'_>| rendered(line, start).contains("--strict-reconfig-check=false");
+        let members = members();
+        let founding = Start::Founding { token: TOKEN };
+        assert!(off(EtcdLine::V3_5, founding) && off(EtcdLine::V3_5, Start::Restart { forming: true }));
+        assert!(!off(EtcdLine::V3_5, Start::Restart { forming: false }));
+        assert!(!off(EtcdLine::V3_5, Start::Existing { token: TOKEN, members: &members }));
+        for line in [EtcdLine::V3_6, EtcdLine::V3_7] {
+            assert!(!off(line, founding) && !off(line, Start::Restart { forming: true }));
+        }
+    }
+
+    #[test]
+    fn listens_on_ipv6_where_the_charter_has_it() {
+        let mut charter = charter(1);
+        assert_eq!(any_address(&charter), "0.0.0.0");
+        charter.members[0].addresses.push("fd00::1".parse().unwrap());
+        assert_eq!(any_address(&charter), "[::]");
+    }
+
+    #[test]
+    fn an_environment_file_carries_no_odd_character() {
+        let args = |last: &str| vec!["--name=etcd1".to_owned(), last.to_owned()];
+        assert_eq!(environment_file(&args("--a=b")), Ok("KILN_ETCD_ARGS=\"--name=etcd1 --a=b\"\n".into()));
+        for bad in ["--a=b c", "--a=\"", "--a=$HOME", "--a=\n", ""] {
+            assert_eq!(environment_file(&args(bad)), Err(ArgumentError(bad.into())));
+        }
+    }
+
+    #[test]
+    #[ignore = "needs etcd: KILN_TEST_ETCD names an etcd 3.5"]
+    #[expect(clippy::disallowed_methods, reason = "which etcd to ask is the one thing this test is told")]
+    fn a_real_etcd_3_5_knows_every_flag() {
+        let etcd = std::env::var("KILN_TEST_ETCD").expect("KILN_TEST_ETCD names an etcd 3.5");
+        let members = members();
+        let help = Program::new(&etcd).arg("--help").read().unwrap();
+        let text = rendered(EtcdLine::V3_5, Start::Existing { token: TOKEN, members: &members });
+        for line in text.lines() {
+            let flag = line.split('=').next().unwrap();
+            assert!(help.lines().any(|help| help.split_whitespace().next() == Some(flag)), "{flag}");
+        }
+    }
+}
