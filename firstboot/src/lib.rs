@@ -6,7 +6,7 @@
 //! The contract, which the builder writes and the agent reads: [`name`], [`digest`], [`version`], [`charter`], [`seed`],
 //! [`volume`], [`state`], [`image`], [`cluster`], [`paths`], [`message`], [`disk_fact`].
 //!
-//! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`wait`], [`raft_id`], [`wal`], [`render`],
+//! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`notice`], [`wait`], [`raft_id`], [`wal`], [`render`],
 //! [`mount_table`].
 //! The edges: [`cli`], [`control`], [`disk`], [`durable`], [`explain`], [`format`], [`journal`], [`precheck`],
 //! [`seed_disk`], [`state_file`], [`system`].
@@ -29,6 +29,7 @@ pub mod journal;
 pub mod message;
 pub mod mount_table;
 pub mod name;
+pub mod notice;
 pub mod observation;
 pub mod paths;
 pub mod precheck;

@@ -1,0 +1,97 @@
+//! What a person should know of an observation although no decision depends on it: where DNS and the charter disagree.
+#![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
+
+use crate::charter::Charter;
+use crate::name::Fqdn;
+use crate::observation::{Lookup, Observation, SeedView};
+use crate::paths::PEER_PORT;
+
+/// One sentence per disagreement, in a fixed order; none when DNS says what the charter says, or when there is no charter.
+pub fn notices(seen: &Observation) -> Vec<String> {
+    let charter = match &seen.seed {
+        SeedView::Verified { charter, .. } => charter.as_ref(),
+        SeedView::Missing(_) | SeedView::Invalid(_) => return Vec::new(),
+    };
+    let mut notices = srv(seen, charter);
+    for peer in &seen.peers {
+        let Some(member) = charter.member(&peer.fqdn) else { continue };
+        for address in peer.located.records().iter().filter(|address| !member.addresses.contains(address)) {
+            notices.push(format!("DNS locates {} at {address}, which the charter does not give it", peer.fqdn));
+        }
+    }
+    notices
+}
+
+fn srv(seen: &Observation, charter: &Charter) -> Vec<String> {
+    let name = format!("_etcd-server-ssl._tcp.{}", charter.domain);
+    let records = match &seen.srv {
+        Lookup::Found(records) => records,
+        Lookup::None => {
+            return vec![format!("DNS has no SRV record {name}; the charter's members are looked for by name")];
+        }
+        Lookup::Failed(why) => {
+            return vec![format!(
+                "DNS could not be asked for {name}: {why}; the charter's members are looked for by name"
+            )];
+        }
+    };
+    let mut notices = Vec::new();
+    for member in &charter.members {
+        if !records.iter().any(|r| Fqdn::parse(&r.target).is_ok_and(|target| target == member.fqdn)) {
+            notices.push(format!(
+                "the SRV records {name} lack the charter's member {}; it counts all the same",
+                member.fqdn
+            ));
+        }
+    }
+    for record in records {
+        let known = Fqdn::parse(&record.target).is_ok_and(|target| charter.member(&target).is_some());
+        if !known {
+            notices.push(format!(
+                "the SRV records {name} name {}, which is not in the charter and is left out",
+                record.target
+            ));
+        } else if record.port != PEER_PORT {
+            notices.push(format!(
+                "the SRV record for {} has port {}, etcd listens on {PEER_PORT}",
+                record.target, record.port
+            ));
+        }
+    }
+    notices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::SrvTarget;
+    use crate::sample::{address, observation};
+
+    #[test]
+    fn is_silent_where_dns_and_charter_agree() {
+        assert_eq!(notices(&observation(1, 3)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn names_each_disagreement() {
+        let mut seen = observation(1, 3);
+        let target = |name: &str, port| SrvTarget { target: name.into(), port };
+        seen.srv = Lookup::Found(vec![
+            target("ETCD1.lab.example.", 2380),
+            target("etcd2.lab.example.", 2379),
+            target("evil.example.", 2380),
+        ]);
+        seen.peer_mut(2).located = Lookup::Found(vec![address(2), address(99)]);
+        assert_eq!(
+            notices(&seen),
+            [
+                "the SRV records _etcd-server-ssl._tcp.lab.example lack the charter's member etcd3.lab.example; it counts all the same",
+                "the SRV record for etcd2.lab.example. has port 2379, etcd listens on 2380",
+                "the SRV records _etcd-server-ssl._tcp.lab.example name evil.example., which is not in the charter and is left out",
+                "DNS locates etcd2.lab.example at 10.0.0.99, which the charter does not give it",
+            ]
+        );
+        seen.srv = Lookup::None;
+        assert!(notices(&seen)[0].starts_with("DNS has no SRV record _etcd-server-ssl._tcp.lab.example;"));
+    }
+}
