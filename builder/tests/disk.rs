@@ -5,7 +5,11 @@
     clippy::disallowed_methods,
     reason = "a test reads and writes files, and asks the environment where the tools are"
 )]
-#![expect(clippy::tests_outside_test_module, reason = "an integration test")]
+#![expect(
+    clippy::tests_outside_test_module,
+    clippy::unwrap_used,
+    reason = "an integration test: every function is part of it"
+)]
 
 use std::path::{Path, PathBuf};
 
