@@ -1,6 +1,10 @@
 //! One file per command, glue only. A new command is a module, a variant and an arm here.
 
+pub mod build;
+pub mod doctor;
+pub mod lock;
 pub mod pki;
+pub mod plan;
 
 use crate::cli::Places;
 
@@ -8,6 +12,14 @@ use crate::cli::Places;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     #[expect(missing_docs, reason = "the help of a command is the doc of its arguments; a doc here would replace it")]
+    Lock(lock::LockArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Plan(plan::PlanArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Build(build::BuildArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Doctor(doctor::DoctorArgs),
+    #[expect(missing_docs, reason = "as above")]
     Pki(pki::PkiArgs),
 }
 
@@ -18,6 +30,10 @@ impl Command {
     /// Of the command; [`crate::exit::code`] chooses the exit code.
     pub fn run(self, places: &Places) -> anyhow::Result<()> {
         match self {
+            Self::Lock(args) => args.run(places),
+            Self::Plan(args) => args.run(places),
+            Self::Build(args) => args.run(places),
+            Self::Doctor(args) => args.run(places),
             Self::Pki(args) => args.run(places),
         }
     }

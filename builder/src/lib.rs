@@ -1,24 +1,41 @@
 //! The operator's side of kiln: lock inputs, build images, mint identities, run clusters.
 //!
-//! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`.
-//! `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
-//! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` reads profiles, `pki` keeps keys, `clock` reads
-//! the time, `disk` makes the disk image, `logger` writes the log. `exit` turns errors into exit codes.
+//! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`, `image_definition`, `etcd_release`,
+//! `lock`, `key`, `recipe`, `cluster_files`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
+//! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive` and `resolve` ask
+//! package archives, `store` keeps, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
+//! what is not, `disk` makes disks, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
+//! the log. `exit` turns errors into exit codes.
 
+pub mod archive;
 pub mod authority;
+pub mod build;
 pub mod cli;
 pub mod clock;
+pub mod cluster_files;
 pub mod cmd;
+pub mod digesting;
 pub mod disk;
+pub mod etcd_release;
 pub mod exit;
+pub mod fetch;
+pub mod image_definition;
+pub mod image_file;
 pub mod interrupt;
+pub mod key;
+pub mod layer;
+pub mod lock;
 pub mod logger;
 pub mod mac;
 pub mod pki;
+pub mod plan;
 pub mod problem;
 pub mod profile;
 pub mod profile_file;
+pub mod recipe;
+pub mod resolve;
 pub mod seed_archive;
+pub mod store;
 pub mod subnet;
 pub mod toml_reader;
 pub mod tool;

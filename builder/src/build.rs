@@ -1,0 +1,173 @@
+//! Running a plan: every layer that is not in the store, lowest first.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use camino::Utf8Path;
+use kiln_firstboot::digest::Sha256Digest;
+
+use crate::disk::{self, BootSpec, DiskSpec, ToolTree};
+use crate::fetch::{self, FetchError};
+use crate::layer::{self, LayerReport, base, etcd, image, packages};
+use crate::lock::Lock;
+use crate::plan::{self, Plan};
+use crate::store::{Entry, Store};
+
+/// A finished image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Built {
+    /// Its key.
+    pub key: Sha256Digest,
+    /// Its qcow2; the compressed one if that was asked for.
+    pub image: PathBuf,
+    /// Its raw disk, sparse.
+    pub raw: PathBuf,
+    /// Length of [`Built::image`].
+    pub bytes: u64,
+    /// What was done.
+    pub layers: Vec<LayerReport>,
+}
+
+/// Chooses among the lock's etcd alternates and sees that its inputs are in the store: the first at hand, else the first that can be
+/// fetched. One that cannot be reached is passed over with a line that says so; one with other bytes than pinned never is.
+///
+/// # Errors
+/// When none can be had.
+pub fn choose_etcd(store: &Store, lock: &Lock, dir: &Utf8Path) -> Result<usize> {
+    if let Some(i) = plan::etcd_at_hand(store, lock, dir)? {
+        return Ok(i);
+    }
+    let mut passed = Vec::new();
+    for (i, etcd) in lock.etcd.iter().enumerate() {
+        let last = i + 1 == lock.etcd.len();
+        let named = format!("etcd {} ({})", etcd.version, etcd.kind.word());
+        log::info!("{named}: fetching it");
+        let tries = if last { fetch::Tries::Several } else { fetch::Tries::One };
+        match fetch::ensure_with(store, &lock.etcd_inputs(etcd, dir), tries) {
+            Ok(_) => return Ok(i),
+            Err(error) if matches!(error.downcast_ref(), Some(FetchError::Mismatch { .. }) | None) => {
+                return Err(error);
+            }
+            Err(error) if last => {
+                passed.into_iter().for_each(|line| log::warn!("{line}"));
+                return Err(error);
+            }
+            Err(error) => {
+                log::warn!("{named} cannot be had, taking the next: {error:#}");
+                passed.push(format!("{named}: {error:#}"));
+            }
+        }
+    }
+    anyhow::bail!("the lock names no etcd")
+}
+
+/// Builds what is missing.
+///
+/// # Errors
+/// The layers' and the store's; a full file system says so with its remedy. What is finished stays, so the next run goes on from there.
+pub fn build(store: &Store, plan: &Plan, compress: bool) -> Result<Built> {
+    let mut layers = Vec::new();
+    let entry = build_image(store, plan, &mut layers).map_err(|e| crate::store::explain_full(e, store.root()))?;
+    let raw = entry.dir.join(image::RAW);
+    let shown = if compress {
+        layer::ensure(store, "compressed", &plan.keys.compressed, &mut layers, |dir, log| {
+            image::make_compressed(&raw, dir, log)
+        })
+        .map_err(|e| crate::store::explain_full(e, store.root()))?
+    } else {
+        entry
+    };
+    let bytes = shown.manifest.files.iter().find(|f| f.path == image::QCOW2).map_or(0, |f| f.bytes);
+    Ok(Built { key: plan.keys.image, image: shown.dir.join(image::QCOW2), raw, bytes, layers })
+}
+
+/// The node's tree as a directory with owners and all, made if it is not in the store. Only root can.
+///
+/// # Errors
+/// As [`build`].
+pub fn unpack_tree(store: &Store, plan: &Plan) -> Result<PathBuf> {
+    let mut layers = Vec::new();
+    let mut make = || -> Result<Entry> {
+        if let Some(entry) = store.entry(&plan.keys.tree)? {
+            return Ok(entry);
+        }
+        let etcd = ensure_etcd(store, plan, &mut layers)?;
+        let base = ensure_base(store, plan, &mut layers)?;
+        layer::ensure(store, "tree", &plan.keys.tree, &mut layers, |dir, log| {
+            image::make_tree(&base.dir.join(base::TAR), &plan.entries(&etcd.dir)?, plan.epoch()?, dir, log)
+        })
+    };
+    let entry = make().map_err(|e| crate::store::explain_full(e, store.root()))?;
+    Ok(entry.dir.join(image::ROOT))
+}
+
+fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<Entry> {
+    let keys = &plan.keys;
+    if let Some(entry) = store.entry(&keys.image)? {
+        let names = [
+            ("tools", keys.tools),
+            ("etcd", keys.etcd),
+            ("base", keys.base),
+            ("boot-packages", keys.boot_packages),
+            ("boot", keys.boot),
+            ("image", keys.image),
+        ];
+        layers.extend(names.map(|(name, key)| LayerReport { name: name.into(), key, built: false, seconds: 0.0 }));
+        return Ok(entry);
+    }
+    let tools = layer::ensure(store, "tools", &keys.tools, layers, |dir, log| {
+        packages::make(store, &plan.inputs(&plan.lock.tools), dir, log)
+    })?;
+    let tools = ToolTree::new(tools.dir.join(packages::ROOT));
+    let etcd = ensure_etcd(store, plan, layers)?;
+    let base = ensure_base(store, plan, layers)?;
+    let base_tar = base.dir.join(base::TAR);
+    let boot_packages = layer::ensure(store, "boot-packages", &keys.boot_packages, layers, |dir, log| {
+        packages::make(store, &plan.inputs(&plan.lock.boot), dir, log)
+    })?;
+    let boot_tree = ToolTree::new(boot_packages.dir.join(packages::ROOT));
+    let boot = layer::ensure(store, "boot", &keys.boot, layers, |dir, log| {
+        let spec = BootSpec {
+            key: keys.boot,
+            epoch: plan.epoch()?,
+            vendor: &plan.recipe.boot_vendor,
+            command_line: &plan.recipe.command_line,
+            esp_mib: plan.recipe.disk.esp_mib.into(),
+            boot_mib: plan.recipe.disk.boot_mib.into(),
+            base_tar: &base_tar,
+            boot_tree: &boot_tree,
+            tools: &tools,
+            dir,
+            log,
+        };
+        disk::build_boot(&spec).map(|()| Vec::new())
+    })?;
+    layer::ensure(store, "image", &keys.image, layers, |dir, log| {
+        let spec = DiskSpec {
+            key: keys.image,
+            boot_key: keys.boot,
+            epoch: plan.epoch()?,
+            root_mib: plan.recipe.disk.root_mib.into(),
+            base_tar: &base_tar,
+            boot_dir: &boot.dir,
+            entries: &plan.entries(&etcd.dir)?,
+            tools: &tools,
+            raw: &dir.join(image::RAW),
+            log,
+        };
+        image::make(&spec, &plan.recipe.render()?, dir)
+    })
+}
+
+fn ensure_etcd(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<Entry> {
+    layer::ensure(store, "etcd", &plan.keys.etcd, layers, |dir, log| {
+        etcd::make(store, plan.etcd.kind, &plan.etcd_inputs(), dir, log)
+    })
+}
+
+fn ensure_base(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<Entry> {
+    layer::ensure(store, "base", &plan.keys.base, layers, |dir, log| {
+        let packages: Vec<_> = plan.lock.base.iter().map(|p| (p.clone(), plan.lock.input(p))).collect();
+        base::make(store, &packages, &plan.base_entries, &plan.base_spec(dir), log)
+    })
+}

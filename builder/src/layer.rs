@@ -1,0 +1,70 @@
+//! Making the layers of an image, each an entry of the store:
+//!
+//! ```text
+//! tools, boot-packages   pinned packages, unpacked          etcd    its three programs
+//! base                   rootfs.tar, by mmdebstrap          boot    /boot, ESP and boot sectors
+//! image                  disk.raw and disk.qcow2            compressed, tree: the same in other forms
+//! ```
+//! A layer reads its inputs and the layers below it, and nothing else.
+
+pub mod base;
+pub mod etcd;
+pub mod image;
+pub mod packages;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use kiln_firstboot::digest::Sha256Digest;
+
+use crate::store::{Entry, Store};
+
+/// What was done for one layer.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct LayerReport {
+    /// Its name.
+    pub name: String,
+    /// Its key.
+    pub key: Sha256Digest,
+    /// Whether it was made in this run.
+    pub built: bool,
+    /// How long that took; 0 if it was there.
+    pub seconds: f64,
+}
+
+/// Ensures one layer and reports what was done. `make` gets an empty directory and a log.
+///
+/// # Errors
+/// `make`'s and the store's.
+pub fn ensure(
+    store: &Store,
+    name: &str,
+    key: &Sha256Digest,
+    reports: &mut Vec<LayerReport>,
+    make: impl FnOnce(&Path, &Path) -> Result<Vec<String>>,
+) -> Result<Entry> {
+    let log = log_of(store, name, key);
+    let (entry, built) = store.ensure_entry(key, name, |dir| {
+        log::info!("{name}: making it");
+        if let Some(parent) = log.parent() {
+            fs_err::create_dir_all(parent)?;
+        }
+        match fs_err::remove_file(&log) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        make(dir, &log)
+    })?;
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds for a person to read")]
+    let seconds = if built { entry.manifest.millis as f64 / 1000.0 } else { 0.0 };
+    if built {
+        log::info!("{name}: made in {seconds:.1} s");
+    }
+    reports.push(LayerReport { name: name.to_owned(), key: *key, built, seconds });
+    Ok(entry)
+}
+
+/// Where the output of a layer's programs is kept, also when they fail.
+pub fn log_of(store: &Store, name: &str, key: &Sha256Digest) -> PathBuf {
+    store.root().join("log").join(format!("{name}-{:.12}.log", key.to_string()))
+}

@@ -1,0 +1,139 @@
+//! The base: exactly the pinned packages, installed offline by mmdebstrap into a tar.
+//!
+//! mmdebstrap gets a flat archive of its own with nothing in it but the pinned files, so apt has no choice. As root it works directly, else
+//! in a user namespace; both give the same bytes.
+#![expect(clippy::disallowed_methods, reason = "writes the private archive")]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use kiln_firstboot::digest::Sha256Digest;
+
+use crate::disk::{self, TreeEntry};
+use crate::fetch::{self, Input};
+use crate::lock::LockedPackage;
+use crate::store::Store;
+use crate::tool::{Tool, shell_quote};
+
+/// The tar in the entry.
+pub const TAR: &str = "rootfs.tar";
+
+/// What is left behind by installing, and differs from run to run or names this machine: lists and caches, logs, seeds, the host's names.
+/// `/etc/machine-id` stays as an empty file: without it the system would count as booted for the first time and ask questions.
+const CLEAN: &str = r#"set -e; cd "$1"
+rm -rf etc/apt var/lib/apt var/cache/apt var/log/apt etc/hostname var/lib/systemd/random-seed var/lib/dbus/machine-id etc/ssh/ssh_host_*
+rm -f var/cache/debconf/*-old var/lib/dpkg/*-old var/cache/ldconfig/aux-cache boot/*.old etc/.pwd.lock etc/passwd- etc/group- etc/shadow- etc/gshadow-
+find var/log -type f -delete
+: > etc/machine-id"#;
+
+/// One run of mmdebstrap.
+#[derive(Clone, Debug)]
+pub struct BaseSpec<'a> {
+    /// Names of all packages, sorted.
+    pub names: Vec<&'a str>,
+    /// Paths dpkg leaves out.
+    pub exclude: &'a [String],
+    /// Paths dpkg keeps all the same.
+    pub include: &'a [String],
+    /// The time of everything, Unix seconds.
+    pub epoch: i64,
+    /// The private archive.
+    pub repository: PathBuf,
+    /// Files put in before packages are configured, as a tar.
+    pub files: PathBuf,
+    /// Where mmdebstrap keeps the tree while it grows.
+    pub temp: PathBuf,
+    /// The tar to make.
+    pub tar: PathBuf,
+    /// Whether this process is root.
+    pub root: bool,
+}
+
+impl BaseSpec<'_> {
+    /// The command.
+    pub fn tool(&self) -> Tool {
+        let path = |path: &Path| shell_quote(&path.to_string_lossy());
+        let dpkg = |option: &str, patterns: &[String]| {
+            patterns.iter().map(|p| format!("--dpkgopt={option}={p}")).collect::<Vec<_>>()
+        };
+        Tool::new("mmdebstrap")
+            .env("SOURCE_DATE_EPOCH", self.epoch.to_string())
+            .env("TMPDIR", &self.temp)
+            .env("LC_ALL", "C.UTF-8")
+            .arg(if self.root { "--mode=root" } else { "--mode=unshare" })
+            .args(["--variant=essential", "--architectures=amd64", "--format=tar"])
+            .arg(format!("--include={}", self.names.join(",")))
+            .args(dpkg("path-exclude", self.exclude))
+            .args(dpkg("path-include", self.include))
+            .arg(format!("--extract-hook=tar-in {} /", path(&self.files)))
+            // Ours removes more, and must run while the tree is still there to be changed.
+            .args(["--skip=cleanup/apt,cleanup/mmdebstrap", &format!("--customize-hook={CLEAN}")])
+            .arg("")
+            .arg(&self.tar)
+            .arg(format!("deb [trusted=yes] copy://{} ./", self.repository.display()))
+    }
+}
+
+/// Makes the base in `dir`.
+///
+/// # Errors
+/// When a package cannot be fetched, or mmdebstrap fails; its output is in `log`.
+pub fn make(
+    store: &Store,
+    packages: &[(LockedPackage, Input)],
+    files: &[TreeEntry],
+    spec: &BaseSpec<'_>,
+    log: &Path,
+) -> Result<Vec<String>> {
+    let inputs: Vec<Input> = packages.iter().map(|(_, input)| input.clone()).collect();
+    let fetched = fetch::ensure(store, &inputs)?;
+    if fetched.count > 0 {
+        log::info!("base: fetched {} packages, {} MB", fetched.count, fetched.bytes.div_ceil(1_000_000));
+    }
+    fs_err::create_dir(&spec.repository)?;
+    fs_err::create_dir(&spec.temp)?;
+    write_repository(store, packages, spec)?;
+    // An archive without members to put the files on top of.
+    let nothing = spec.temp.join("nothing.tar");
+    fs_err::write(&nothing, [0; 1024])?;
+    let epoch = u64::try_from(spec.epoch).context("the lock's time is before 1970")?;
+    disk::compose(&nothing, files, epoch, fs_err::File::create(&spec.files)?.into_file())?;
+    spec.tool().log(log).run().context("installing the base")?;
+    for path in [&spec.repository, &spec.temp] {
+        fs_err::remove_dir_all(path)?;
+    }
+    fs_err::remove_file(&spec.files)?;
+    Ok(Vec::new())
+}
+
+/// A flat archive: the packages, hard-linked, a `Packages` with their own control data, and a `Release` over it.
+fn write_repository(store: &Store, packages: &[(LockedPackage, Input)], spec: &BaseSpec<'_>) -> Result<()> {
+    let mut index = String::new();
+    for (package, input) in packages {
+        let blob = store.blob_path(&package.sha256);
+        let name = format!("{}_{}.deb", package.name, package.sha256);
+        fs_err::hard_link(&blob, spec.repository.join(&name))?;
+        let control = Tool::new("dpkg-deb")
+            .arg("--field")
+            .arg(&blob)
+            .read()
+            .with_context(|| format!("reading `{}`", input.what))?;
+        // Writing to a string cannot fail.
+        let _ = write!(
+            index,
+            "{}\nFilename: ./{name}\nSize: {}\nSHA256: {}\n\n",
+            control.trim_end(),
+            package.bytes,
+            package.sha256
+        );
+    }
+    let release = format!(
+        "Origin: kiln\nSuite: kiln\nCodename: kiln\nArchitectures: amd64\nSHA256:\n {} {} Packages\n",
+        Sha256Digest::of(index.as_bytes()),
+        index.len()
+    );
+    fs_err::write(spec.repository.join("Packages"), index)?;
+    fs_err::write(spec.repository.join("Release"), release)?;
+    Ok(())
+}

@@ -1,0 +1,348 @@
+//! A recipe: image definition, profile and lock with no choice left. Whatever is not in it has no influence on the image.
+//!
+//! Printed as JSON beside the image for people and for `kiln explain`; hashed by our own framing into the keys of the layers.
+#![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
+
+use kiln_firstboot::digest::Sha256Digest;
+use kiln_firstboot::version::EtcdVersion;
+use serde::Serialize;
+
+use crate::image_definition::{DiskSizes, ImageDefinition};
+use crate::key::{BUILD_FORMAT, KeyHasher};
+use crate::lock::{Lock, LockedEtcd, LockedPackage};
+
+/// Everything an image is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Recipe {
+    /// 1.
+    pub schema: u32,
+    /// [`BUILD_FORMAT`].
+    pub build_format: u32,
+    /// Name of the profile.
+    pub profile: String,
+    /// Name of the image definition.
+    pub definition: String,
+    /// The time that files of the image carry, Unix seconds.
+    pub source_date_epoch: i64,
+    /// Packages installed in the base.
+    pub base_packages: Vec<RecipePackage>,
+    /// Files put in before they are configured.
+    pub base_files: Vec<RecipeFile>,
+    /// Paths dpkg leaves out.
+    pub exclude: Vec<String>,
+    /// Paths dpkg keeps all the same.
+    pub include: Vec<String>,
+    /// Packages that start the kernel.
+    pub boot_packages: Vec<RecipePackage>,
+    /// Directory of the signed grub's configuration.
+    pub boot_vendor: String,
+    /// Kernel command line, without `root=`.
+    pub command_line: String,
+    /// Packages with the programs that make the disk.
+    pub tool_packages: Vec<RecipePackage>,
+    /// Sizes of the partitions.
+    pub disk: RecipeDisk,
+    /// The etcd that was taken.
+    pub etcd: RecipeEtcd,
+    /// sha256 of the agent.
+    pub firstboot: Sha256Digest,
+    /// Files put on the node by the image layer, without the programs and without `image.json`, which names the key.
+    pub image_files: Vec<RecipeFile>,
+}
+
+/// A package by what it is; where it was fetched does not matter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecipePackage {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its pin.
+    pub sha256: Sha256Digest,
+}
+
+/// A file, directory or link that is put on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecipeFile {
+    /// Its path, without a leading slash.
+    pub path: String,
+    /// Permission bits, as octal digits.
+    pub mode: String,
+    /// Owner and group.
+    pub owner: String,
+    /// `file SHA256`, `link TARGET` or `directory`.
+    pub content: String,
+}
+
+/// Sizes of the partitions, MiB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecipeDisk {
+    /// EFI system partition.
+    pub esp_mib: u32,
+    /// `/boot`.
+    pub boot_mib: u32,
+    /// `/`.
+    pub root_mib: u32,
+}
+
+/// The etcd that was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecipeEtcd {
+    /// `release`, `url`, `file` or `packages`.
+    pub source: String,
+    /// Its version.
+    pub version: EtcdVersion,
+    /// Pins of the tarball or the packages.
+    pub sha256: Vec<Sha256Digest>,
+}
+
+/// Keys of the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// Programs that make the disk.
+    pub tools: Sha256Digest,
+    /// Unpacked packages that start the kernel.
+    pub boot_packages: Sha256Digest,
+    /// etcd's programs.
+    pub etcd: Sha256Digest,
+    /// The base's tar.
+    pub base: Sha256Digest,
+    /// File systems and boot sectors that start the kernel.
+    pub boot: Sha256Digest,
+    /// The image.
+    pub image: Sha256Digest,
+    /// The image's qcow2, compressed.
+    pub compressed: Sha256Digest,
+    /// The node's tree as a directory.
+    pub tree: Sha256Digest,
+}
+
+impl Recipe {
+    /// Puts a recipe together; `etcd` is the alternate taken.
+    pub fn new(
+        profile: &str,
+        definition: &ImageDefinition,
+        lock: &Lock,
+        etcd: &LockedEtcd,
+        firstboot: Sha256Digest,
+        base_files: Vec<RecipeFile>,
+        image_files: Vec<RecipeFile>,
+    ) -> Self {
+        let DiskSizes { esp_mib, boot_mib, root_mib } = definition.disk;
+        Self {
+            schema: 1,
+            build_format: BUILD_FORMAT,
+            profile: profile.to_owned(),
+            definition: definition.name.clone(),
+            source_date_epoch: lock.source_date_epoch,
+            base_packages: packages(&lock.base),
+            base_files,
+            exclude: definition.exclude.clone(),
+            include: definition.include.clone(),
+            boot_packages: packages(&lock.boot),
+            boot_vendor: definition.boot.vendor.clone(),
+            command_line: definition.boot.command_line.clone(),
+            tool_packages: packages(&lock.tools),
+            disk: RecipeDisk { esp_mib, boot_mib, root_mib },
+            etcd: RecipeEtcd::of(etcd),
+            firstboot,
+            image_files,
+        }
+    }
+
+    /// The recipe as a file, the same text for the same recipe.
+    ///
+    /// # Errors
+    /// None that is known: every field is plain text or a number.
+    pub fn render(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self).map(|text| text + "\n")
+    }
+
+    /// The keys of its layers.
+    pub fn keys(&self) -> Keys {
+        let of = |kind: &str, fill: &dyn Fn(&mut KeyHasher)| {
+            let mut hasher = KeyHasher::new(kind);
+            fill(&mut hasher);
+            hasher.finish()
+        };
+        let tools = of("tools", &|h| hash_packages(h, &self.tool_packages));
+        let boot_packages = of("boot-packages", &|h| hash_packages(h, &self.boot_packages));
+        let etcd = etcd_key(&self.etcd);
+        let base = of("base", &|h| {
+            h.signed("source-date-epoch", self.source_date_epoch);
+            hash_packages(h, &self.base_packages);
+            hash_files(h, &self.base_files);
+            h.texts("exclude", &self.exclude);
+            h.texts("include", &self.include);
+        });
+        let boot = of("boot", &|h| {
+            h.signed("source-date-epoch", self.source_date_epoch);
+            h.digest("tools", &tools);
+            h.digest("boot-packages", &boot_packages);
+            h.digest("base", &base);
+            h.text("vendor", &self.boot_vendor);
+            h.text("command-line", &self.command_line);
+            h.number("esp-mib", self.disk.esp_mib.into());
+            h.number("boot-mib", self.disk.boot_mib.into());
+        });
+        let image = of("image", &|h| {
+            h.text("profile", &self.profile);
+            h.text("definition", &self.definition);
+            h.digest("boot", &boot);
+            h.number("root-mib", self.disk.root_mib.into());
+            h.digest("etcd", &etcd);
+            h.digest("firstboot", &self.firstboot);
+            hash_files(h, &self.image_files);
+        });
+        let compressed = of("compressed", &|h| h.digest("image", &image));
+        let tree = of("tree", &|h| h.digest("image", &image));
+        Keys { tools, boot_packages, etcd, base, boot, image, compressed, tree }
+    }
+}
+
+impl RecipeEtcd {
+    /// What a recipe records of an alternate.
+    pub fn of(etcd: &LockedEtcd) -> Self {
+        let tarball = etcd.tarball.iter().map(|t| t.sha256);
+        Self {
+            source: etcd.kind.word().to_owned(),
+            version: etcd.version,
+            sha256: tarball.chain(packages(&etcd.packages).into_iter().map(|p| p.sha256)).collect(),
+        }
+    }
+}
+
+/// The key of an etcd's layer: it depends on nothing else, so alternates can be looked for before there is a recipe.
+pub fn etcd_key(etcd: &RecipeEtcd) -> Sha256Digest {
+    let mut hasher = KeyHasher::new("etcd");
+    hasher.text("source", &etcd.source);
+    hasher.text("version", &etcd.version.to_string());
+    hasher.number("inputs", etcd.sha256.len() as u64);
+    etcd.sha256.iter().for_each(|digest| hasher.digest("sha256", digest));
+    hasher.finish()
+}
+
+/// Packages by what they are, sorted.
+fn packages(locked: &[LockedPackage]) -> Vec<RecipePackage> {
+    let mut packages: Vec<_> = locked.iter().collect();
+    packages.sort();
+    let package =
+        |p: &LockedPackage| RecipePackage { name: p.name.clone(), version: p.version.clone(), sha256: p.sha256 };
+    packages.into_iter().map(package).collect()
+}
+
+fn hash_packages(hasher: &mut KeyHasher, packages: &[RecipePackage]) {
+    hasher.number("packages", packages.len() as u64);
+    for package in packages {
+        hasher.text("name", &package.name);
+        hasher.text("version", &package.version);
+        hasher.digest("sha256", &package.sha256);
+    }
+}
+
+fn hash_files(hasher: &mut KeyHasher, files: &[RecipeFile]) {
+    hasher.number("files", files.len() as u64);
+    for file in files {
+        hasher.text("path", &file.path);
+        hasher.text("mode", &file.mode);
+        hasher.text("owner", &file.owner);
+        hasher.text("content", &file.content);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe() -> Recipe {
+        let package = |name: &str| RecipePackage {
+            name: name.into(),
+            version: "1-2".into(),
+            sha256: Sha256Digest::of(name.as_bytes()),
+        };
+        let file = |path: &str| RecipeFile {
+            path: path.into(),
+            mode: "644".into(),
+            owner: "0:0".into(),
+            content: format!("file {}", Sha256Digest::of(b"x")),
+        };
+        Recipe {
+            schema: 1,
+            build_format: BUILD_FORMAT,
+            profile: "lab".into(),
+            definition: "tiny".into(),
+            source_date_epoch: 1_700_000_000,
+            base_packages: vec![package("systemd")],
+            base_files: vec![file("etc/initramfs-tools/conf.d/kiln")],
+            exclude: vec!["/usr/share/man/*".into()],
+            include: vec![],
+            boot_packages: vec![package("shim-signed")],
+            boot_vendor: "debian".into(),
+            command_line: "ro quiet".into(),
+            tool_packages: vec![package("e2fsprogs")],
+            disk: RecipeDisk { esp_mib: 106, boot_mib: 128, root_mib: 640 },
+            etcd: RecipeEtcd {
+                source: "release".into(),
+                version: EtcdVersion { major: 3, minor: 6, patch: 14 },
+                sha256: vec![Sha256Digest::of(b"etcd")],
+            },
+            firstboot: Sha256Digest::of(b"firstboot"),
+            image_files: vec![file("etc/fstab")],
+        }
+    }
+
+    #[test]
+    fn the_keys_of_a_fixed_recipe_never_move() {
+        let keys = recipe().keys();
+        let found =
+            [keys.tools, keys.boot_packages, keys.etcd, keys.base, keys.boot, keys.image, keys.compressed, keys.tree];
+        // A change here rebuilds every image of every user. If that is meant, raise `BUILD_FORMAT` and write the new keys down.
+        let golden = [
+            "7901d258208a72827b584ec4b3c86a7ac59843ddf2d763d2ee78b64b58d59e0a",
+            "f2c8bed36ef3b4150567cccd1e33d2780f0a619311cfb1937b1ab1f5158c20d3",
+            "391be71c11e9b1142646b946fb07b7c54c54c01fef2bfbf3022a1c148713ec45",
+            "b1fba8a30df3964120312d69bd64b98a26bc0a14ec27871c3f7eaad4c57877bf",
+            "e98aae732834f14709bd8b2fa6725a4ea2d907c8259e9d2f3bc94395ebf41b31",
+            "c48fdab54c99a34ea3b79e469b729720e28cf6113570a4eb60f97cfc62bae7ae",
+            "4f46b251dcf682d6029632042382f90f8e6c366d18a07ee1e2992a928c8bc990",
+            "44335f6b57244c36620c2d4edf3191622967e294854976ac86977b408eb01020",
+        ];
+        assert_eq!(found.map(|k| k.to_string()), golden.map(str::to_owned));
+    }
+
+    #[test]
+    fn a_new_agent_moves_the_image_and_nothing_below_it() {
+        let old = recipe().keys();
+        let new = Recipe { firstboot: Sha256Digest::of(b"newer"), ..recipe() }.keys();
+        assert_ne!((new.image, new.compressed, new.tree), (old.image, old.compressed, old.tree));
+        assert_eq!((new.base, new.boot, new.etcd, new.tools), (old.base, old.boot, old.etcd, old.tools));
+    }
+
+    #[test]
+    fn every_field_that_makes_a_difference_moves_the_image() {
+        let old = recipe().keys().image;
+        let changes: [fn(&mut Recipe); 16] = [
+            |r| r.profile.push('x'),
+            |r| r.definition.push('x'),
+            |r| r.source_date_epoch += 1,
+            |r| r.base_packages[0].version.push('x'),
+            |r| r.base_files[0].mode = "755".into(),
+            |r| r.exclude.clear(),
+            |r| r.include.push("x".into()),
+            |r| r.boot_packages[0].sha256 = Sha256Digest::of(b"y"),
+            |r| r.boot_vendor.push('x'),
+            |r| r.command_line.push('x'),
+            |r| r.tool_packages[0].name.push('x'),
+            |r| r.disk.esp_mib += 1,
+            |r| r.disk.boot_mib += 1,
+            |r| r.disk.root_mib += 1,
+            |r| r.etcd.sha256.push(Sha256Digest::of(b"z")),
+            |r| r.image_files[0].owner = "0:1".into(),
+        ];
+        for (i, change) in changes.iter().enumerate() {
+            let mut other = recipe();
+            change(&mut other);
+            assert_ne!(other.keys().image, old, "change {i}");
+        }
+    }
+}

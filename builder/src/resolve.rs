@@ -1,0 +1,219 @@
+//! Resolving: a profile and its image definition in, a lock out. What is left to choose afterwards is only which etcd alternate is at hand.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail};
+use kiln_firstboot::version::EtcdVersion;
+
+use crate::archive::{self, Apt};
+use crate::etcd_release;
+use crate::image_definition::{Archive, ImageDefinition};
+use crate::lock::{self, EtcdKind, Lock, LockedEtcd, LockedPackage, LockedTarball};
+use crate::profile::{EtcdOrigin, EtcdSource, Profile};
+
+/// Debian's development suite: where a newer etcd is first. Looked at when a profile names a version and no suite.
+const DEBIAN_DEVELOPMENT: &str = "sid";
+
+/// Resolves every input of a profile's image.
+///
+/// # Errors
+/// When an archive cannot be read or lacks a package, or when no etcd alternate can be pinned.
+pub fn resolve(profile: &Profile, definition: &ImageDefinition) -> Result<Lock> {
+    let mut mirrors = BTreeMap::new();
+    let (base, tools, etcd) = std::thread::scope(|scope| {
+        let base = scope.spawn(|| base(definition));
+        let tools = scope.spawn(|| tools(definition));
+        let etcd = scope.spawn(|| etcd(profile, definition));
+        (joined(base), joined(tools), joined(etcd))
+    });
+    let (base, tools, etcd) = (base?, tools?, etcd?);
+    for (name, mirror) in
+        base.apt.mirrors().iter().chain(tools.apt.mirrors()).chain(etcd.iter().flat_map(|e| &e.mirrors))
+    {
+        let known = mirrors.entry(name.clone()).or_insert_with(|| mirror.clone());
+        if known != mirror {
+            bail!(
+                "archive `{name}` would be read from `{known}` and from `{mirror}`\nhint: write the same `mirror` wherever the definition names it"
+            );
+        }
+    }
+    Ok(Lock {
+        schema: lock::SCHEMA,
+        image: definition.name.clone(),
+        wants: lock::wants(profile, definition),
+        source_date_epoch: base.apt.newest_list()?,
+        mirrors,
+        base: base.packages,
+        boot: base.boot,
+        tools: tools.packages,
+        etcd: etcd.into_iter().map(|e| e.locked).collect(),
+    })
+}
+
+struct Base {
+    apt: Apt,
+    packages: Vec<LockedPackage>,
+    boot: Vec<LockedPackage>,
+}
+
+struct ToolSet {
+    apt: Apt,
+    packages: Vec<LockedPackage>,
+}
+
+struct Etcd {
+    locked: LockedEtcd,
+    mirrors: BTreeMap<String, String>,
+}
+
+fn base(definition: &ImageDefinition) -> Result<Base> {
+    let apt = lists(&archive::mirrors(&definition.archives)?)?;
+    let packages = apt.installation(&definition.packages)?;
+    let boot = apt.exactly(&definition.boot.packages).context("resolving the packages that start the kernel")?;
+    log::info!("base: {}; boot: {}", sizes(&packages), sizes(&boot));
+    Ok(Base { apt, packages, boot })
+}
+
+fn tools(definition: &ImageDefinition) -> Result<ToolSet> {
+    let apt = lists(&archive::mirrors(&definition.tools.archives)?)?;
+    let packages = apt.exactly(&definition.tools.packages).context("resolving the tools that make the disk")?;
+    log::info!("tools: {}", sizes(&packages));
+    Ok(ToolSet { apt, packages })
+}
+
+/// Every alternate that can be pinned, in the profile's order. One whose pin is known needs no network; one that needs an archive that does
+/// not answer is left out when another remains.
+fn etcd(profile: &Profile, definition: &ImageDefinition) -> Result<Vec<Etcd>> {
+    let mut found = Vec::new();
+    let mut failed = Vec::new();
+    for source in &profile.etcd.sources {
+        match etcd_of(source, definition) {
+            Ok(etcd) => {
+                log::info!("etcd {} ({}): pinned", source.version, source.origin.kind());
+                found.push(etcd);
+            }
+            Err(error) => {
+                failed.push(error.context(format!("pinning etcd {} ({})", source.version, source.origin.kind())))
+            }
+        }
+    }
+    if found.is_empty() {
+        let mut failed = failed.into_iter();
+        let first = failed.next().context("the profile names no etcd")?;
+        failed.for_each(|error| log::warn!("{error:#}"));
+        return Err(first);
+    }
+    for error in failed {
+        log::warn!("left out of the lock, because another etcd remains: {error:#}");
+    }
+    Ok(found)
+}
+
+fn etcd_of(source: &EtcdSource, definition: &ImageDefinition) -> Result<Etcd> {
+    let version = source.version;
+    let tarball = |kind, origin: String, sha256| Etcd {
+        locked: LockedEtcd { kind, version, tarball: Some(LockedTarball { origin, sha256 }), packages: Vec::new() },
+        mirrors: BTreeMap::new(),
+    };
+    match &source.origin {
+        EtcdOrigin::Release { sha256 } => {
+            let pin = sha256.or_else(|| etcd_release::pin(version)).with_context(|| {
+                let newest: Vec<&str> = etcd_release::known().take(3).collect();
+                format!(
+                    "kiln knows no sha256 of the release etcd {version}\nhint: write `sha256` beside `version`, or take one it knows, such as {}",
+                    newest.join(", ")
+                )
+            })?;
+            Ok(tarball(EtcdKind::Release, etcd_release::url(version), pin))
+        }
+        EtcdOrigin::Url { url, sha256 } => Ok(tarball(EtcdKind::Url, url.clone(), *sha256)),
+        EtcdOrigin::File { path, sha256 } => Ok(tarball(EtcdKind::File, path.to_string(), *sha256)),
+        EtcdOrigin::Packages { distribution, suite } => {
+            etcd_packages(version, distribution.as_deref(), suite.as_deref(), definition)
+        }
+    }
+}
+
+fn etcd_packages(
+    version: EtcdVersion,
+    distribution: Option<&str>,
+    suite: Option<&str>,
+    definition: &ImageDefinition,
+) -> Result<Etcd> {
+    let own = definition.archives.first().map(|a| a.distribution.as_str());
+    let distribution = distribution.or(own).context("the image definition names an archive")?;
+    let known = definition.archives.iter().chain(&definition.tools.archives).find(|a| a.distribution == distribution);
+    let known = known.with_context(|| {
+        format!(
+            "the image definition has no keyring for archive `{distribution}`\nhint: give it an `[[archive]]` for it"
+        )
+    })?;
+    let mut suites = known.suites.clone();
+    match suite {
+        Some(suite) => suites = vec![suite.to_owned()],
+        None if distribution == "debian" => suites.push(DEBIAN_DEVELOPMENT.to_owned()),
+        None => {}
+    }
+    let mut sources = archive::mirrors(&[Archive { suites: suites.clone(), ..known.clone() }])?;
+    // The profile names the exact version, so an old list can offer nothing that was not asked for; and mirrors of development suites lag.
+    sources.iter_mut().for_each(|source| source.check_age = false);
+    let apt = lists(&sources)?;
+    let mut packages = Vec::new();
+    for name in ["etcd-server", "etcd-client"] {
+        let versions = apt.versions(name)?;
+        let offered: Vec<String> = versions.iter().map(|p| p.version.clone()).collect();
+        let package = versions.into_iter().find(|p| upstream_version(&p.version) == version.to_string());
+        packages.push(package.with_context(|| {
+            format!(
+                "`{name}` {version} is not in {distribution} ({}), which has {}",
+                suites.join(", "),
+                offered.join(", ")
+            )
+        })?);
+    }
+    let locked = LockedEtcd { kind: EtcdKind::Packages, version, tarball: None, packages };
+    Ok(Etcd { locked, mirrors: apt.mirrors().clone() })
+}
+
+fn lists(sources: &[archive::Source]) -> Result<Apt> {
+    for source in sources {
+        let archive = &source.archive;
+        log::info!(
+            "reading the lists of {} ({}) from {}",
+            archive.distribution,
+            archive.suites.join(", "),
+            source.mirror
+        );
+    }
+    Apt::update(sources).context("reading package lists")
+}
+
+/// A distribution's version without epoch, revision and repacking: `1:3.5.30+ds-2` is 3.5.30.
+fn upstream_version(version: &str) -> &str {
+    let version = version.split_once(':').map_or(version, |(_, rest)| rest);
+    let version = version.rsplit_once('-').map_or(version, |(upstream, _)| upstream);
+    version.split(['+', '~']).next().unwrap_or(version)
+}
+
+fn sizes(packages: &[LockedPackage]) -> String {
+    let bytes: u64 = packages.iter().map(|p| p.bytes).sum();
+    format!("{} packages, {} MB", packages.len(), bytes.div_ceil(1_000_000))
+}
+
+fn joined<T>(handle: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_upstreams_version_in_a_distributions() {
+        for (given, upstream) in
+            [("3.5.30-2", "3.5.30"), ("1:3.5.16+ds-4", "3.5.16"), ("3.6.1~rc1-1", "3.6.1"), ("3.4.30", "3.4.30")]
+        {
+            assert_eq!(upstream_version(given), upstream);
+        }
+    }
+}
