@@ -68,6 +68,7 @@ fn make(dir: &Path) -> PathBuf {
         command_line: "ro panic=30",
         esp_mib: SIZES.0,
         boot_mib: SIZES.1,
+        root_mib: SIZES.2,
         base_tar: &base,
         boot_tree: &boot_tree,
         tools: &tools,
@@ -80,13 +81,11 @@ fn make(dir: &Path) -> PathBuf {
         key: Sha256Digest::of(b"image"),
         boot_key: boot.key,
         epoch: EPOCH,
-        root_mib: SIZES.2,
         base_tar: &base,
         boot_dir: &boot_dir,
         entries: &entries,
         tools: &tools,
         raw: &raw,
-        log: &log,
     };
     assemble(&disk).unwrap();
     raw

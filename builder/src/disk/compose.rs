@@ -41,32 +41,40 @@ pub enum ComposeError {
     },
 }
 
-/// What goes into the archive: ranges of the base, then directories to invent, and entries, by path.
+/// What becomes of base and entries.
 #[derive(Debug, PartialEq, Eq)]
-struct Selection<'a> {
-    kept: Vec<Range<u64>>,
-    added: BTreeMap<&'a str, Option<&'a TreeEntry>>,
+pub(super) struct Selection<'a> {
+    /// Ranges of the base's tar that stay.
+    pub kept: Vec<Range<u64>>,
+    /// Members of the base that go because an entry takes their place, in the tar's order.
+    pub replaced: Vec<&'a Member>,
+    /// What comes, by path: entries, and directories that none of them names but some of them need.
+    pub added: BTreeMap<&'a str, Option<&'a TreeEntry>>,
 }
 
 fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').map(|(at, _)| &path[..at])
 }
 
-fn select<'a>(members: &[Member], entries: &'a [TreeEntry]) -> Result<Selection<'a>, ComposeError> {
+pub(super) fn select<'a>(members: &'a [Member], entries: &'a [TreeEntry]) -> Result<Selection<'a>, ComposeError> {
     let entries = by_path(entries);
     let is_directory = |path: &str| entries.get(path).map(|e| e.content == Content::Directory);
-    let kept = |member: &Member| {
-        let replaced = is_directory(&member.path).is_some_and(|directory| !(directory && member.kind == b'5'));
-        let buried = ancestors(&member.path).any(|a| EMPTIED.contains(&a) || is_directory(a) == Some(false));
-        !replaced && !buried
+    let is_replaced = |member: &Member| {
+        is_directory(&member.path).is_some_and(|directory| !(directory && member.kind == b'5'))
+            || ancestors(&member.path).any(|a| is_directory(a) == Some(false))
     };
+    let mut replaced = Vec::new();
     let mut ranges: Vec<Range<u64>> = Vec::new();
     let mut base: BTreeMap<&str, u8> = BTreeMap::new();
     for member in members {
-        if !kept(member) {
+        if ancestors(&member.path).any(|a| EMPTIED.contains(&a)) {
+            continue;
+        }
+        if is_replaced(member) {
             if member.kind != b'5' && is_directory(&member.path) == Some(true) {
                 return Err(ComposeError::Shadowed(member.path.clone()));
             }
+            replaced.push(member);
             continue;
         }
         base.insert(&member.path, member.kind);
@@ -96,7 +104,7 @@ fn select<'a>(members: &[Member], entries: &'a [TreeEntry]) -> Result<Selection<
             added.insert(*path, Some(*entry));
         }
     }
-    Ok(Selection { kept: ranges, added })
+    Ok(Selection { kept: ranges, replaced, added })
 }
 
 /// Writes base and entries as one tar into `out`, all times of the entries being `epoch`.
@@ -274,6 +282,8 @@ mod tests {
             TreeEntry::file("usr/lib/kiln/x", ""),
         ];
         let selection = select(&base, &entries).unwrap();
+        let replaced: Vec<_> = selection.replaced.iter().map(|m| m.path.as_str()).collect();
+        assert_eq!(replaced, ["etc/fstab", "etc/init", "etc/init/x"]);
         assert_eq!(selection.kept, [0..2048, 3072..4096, 5120..6144, 7168..8192]);
         let added: Vec<_> = selection.added.iter().map(|(path, entry)| (*path, entry.is_some())).collect();
         assert_eq!(

@@ -1,10 +1,10 @@
 //! The disk image: GPT with BIOS boot, ESP, /boot and root, made without a loop device and without root.
 //!
-//! Two layers. [`build_boot`] makes everything that depends on the base alone: the file system of /boot, the ESP, grub's boot sector and core.
-//! [`assemble`] streams the base's tar with the image's own files into the root file system and puts the parts together, so that a change of
-//! firstboot costs little more than copying the disk. The same spec gives the same bytes: all identifiers come from keys, all times from `epoch`.
+//! Two layers. [`build_boot`] makes everything that depends on the base alone: its root file system, that of /boot, the ESP, grub's boot sector
+//! and core. [`assemble`] copies the parts onto a disk and puts the image's own files into the root, so that a change of firstboot costs little
+//! more than copying the disk. The same spec gives the same bytes: all identifiers come from keys, all times from `epoch`.
 //!
-//! Pure: `ident`, `gpt`, `bios`, `grub`. Edges: `tool_tree`, `entry`, `archive`, `compose`, `ext4`, `esp`, and this file.
+//! Pure: `ident`, `gpt`, `bios`, `grub`. Edges: `tool_tree`, `entry`, `archive`, `compose`, `inject`, `ext4`, `esp`, and this file.
 #![expect(clippy::disallowed_methods, reason = "writes the disk")]
 
 mod archive;
@@ -16,6 +16,7 @@ mod ext4;
 pub mod gpt;
 pub mod grub;
 pub mod ident;
+mod inject;
 pub mod tool_tree;
 
 use std::fs::File;
@@ -35,6 +36,7 @@ use self::esp::Esp;
 use self::ext4::Ext4;
 use self::gpt::{Extent, Ids, Layout, SECTOR};
 use self::ident::Uuid;
+use self::inject::Inject;
 use crate::tool::Tool;
 
 /// Label of the root, as in the stock cloud image.
@@ -59,6 +61,8 @@ pub struct BootSpec<'a> {
     pub esp_mib: u64,
     /// Size of /boot.
     pub boot_mib: u64,
+    /// Size of the root, image's files included.
+    pub root_mib: u64,
     /// The base, with kernel and initrd in its /boot.
     pub base_tar: &'a Path,
     /// The unpacked `[boot]` packages.
@@ -80,9 +84,7 @@ pub struct DiskSpec<'a> {
     pub boot_key: Sha256Digest,
     /// The time of everything, Unix seconds.
     pub epoch: u64,
-    /// Size of the root.
-    pub root_mib: u64,
-    /// The base.
+    /// The base that the boot layer was made of.
     pub base_tar: &'a Path,
     /// The boot layer, as [`build_boot`] left it.
     pub boot_dir: &'a Path,
@@ -90,10 +92,8 @@ pub struct DiskSpec<'a> {
     pub entries: &'a [TreeEntry],
     /// The unpacked `[tools]` packages.
     pub tools: &'a ToolTree,
-    /// The disk, to be made as a sparse file.
+    /// The disk, to be made as a sparse file; meanwhile there is a directory beside it, which stays for inspection when something fails.
     pub raw: &'a Path,
-    /// Where the programs' output goes.
-    pub log: &'a Path,
 }
 
 /// A conversion to qcow2.
@@ -114,6 +114,10 @@ impl BootSpec<'_> {
         self.dir.join("boot.ext4")
     }
 
+    fn root(&self) -> PathBuf {
+        self.dir.join("root.ext4")
+    }
+
     fn esp(&self) -> PathBuf {
         self.dir.join("esp.fat")
     }
@@ -132,16 +136,21 @@ impl BootSpec<'_> {
 
     /// The programs it takes, as lines for a shell.
     pub fn plan(&self) -> Vec<String> {
-        let (boot, esp) = (self.boot(), self.esp());
-        let mke2fs = boot_ext4(self, &boot).tool(self.tools);
+        let (boot, root, esp) = (self.boot(), self.root(), self.esp());
+        let file_systems = [boot_ext4(self, &boot), root_ext4(self, &root)].map(|fs| fs.tool(self.tools));
         let esp = boot_esp(self, &esp).steps(self.tools);
-        [mke2fs, self.mkimage()].iter().chain(&esp).map(Tool::line).collect()
+        file_systems.iter().chain([&self.mkimage()]).chain(&esp).map(Tool::line).collect()
     }
 }
 
 fn boot_ext4<'a>(spec: &BootSpec<'_>, file: &'a Path) -> Ext4<'a> {
     let at = Extent { start: 0, length: spec.boot_mib << 20 };
     Ext4 { label: BOOT_LABEL, key: spec.key, file, at, epoch: spec.epoch }
+}
+
+fn root_ext4<'a>(spec: &BootSpec<'_>, file: &'a Path) -> Ext4<'a> {
+    let at = Extent { start: 0, length: spec.root_mib << 20 };
+    Ext4 { label: ROOT_LABEL, key: spec.key, file, at, epoch: spec.epoch }
 }
 
 fn boot_esp<'a>(spec: &BootSpec<'a>, file: &'a Path) -> Esp<'a> {
@@ -153,7 +162,7 @@ fn root_partition(boot_key: Sha256Digest) -> Uuid {
     Uuid::derive(boot_key, "root partition")
 }
 
-/// Makes the boot layer in `spec.dir`: `boot.ext4`, `esp.fat`, `boot.img`, `core.img`.
+/// Makes the boot layer in `spec.dir`: `root.ext4`, `boot.ext4`, `esp.fat`, `boot.img`, `core.img`.
 ///
 /// # Errors
 /// When the base has no kernel or initrd, a boot package lacks a file, a file system is too small, or a program fails.
@@ -164,7 +173,10 @@ pub fn build_boot(spec: &BootSpec<'_>) -> anyhow::Result<()> {
     let (base, members) = archive::open(spec.base_tar)?;
     let kernel = compose::only(&members, "vmlinuz-")?;
     let initrd = compose::only(&members, "initrd.img-")?;
-    let (boot, esp) = (spec.boot(), spec.esp());
+    let (boot, root, esp) = (spec.boot(), spec.root(), spec.esp());
+    let root_fs = root_ext4(spec, &root);
+    fs_err::File::create(&root)?.set_len(root_fs.at.length)?;
+    root_fs.fill(spec.tools, spec.log, |out| compose(spec.base_tar, &[], spec.epoch, out))?;
     let ext4 = boot_ext4(spec, &boot);
     let menu = TreeEntry::file("grub/grub.cfg", grub::menu(root_partition(spec.key), spec.command_line));
     fs_err::File::create(&boot)?.set_len(ext4.at.length)?;
@@ -194,19 +206,14 @@ pub fn build_boot(spec: &BootSpec<'_>) -> anyhow::Result<()> {
 }
 
 impl DiskSpec<'_> {
-    /// The layout, by the sizes of the boot layer's parts.
-    fn layout(&self, esp_bytes: u64, boot_bytes: u64) -> Layout {
-        Layout::new(esp_bytes >> 20, boot_bytes >> 20, self.root_mib)
+    fn inject(&self, layout: &Layout) -> Inject<'_> {
+        Inject { raw: self.raw, at: layout.root, epoch: self.epoch }
     }
 
-    fn root(&self, layout: &Layout) -> Ext4<'_> {
-        Ext4 { label: ROOT_LABEL, key: self.key, file: self.raw, at: layout.root, epoch: self.epoch }
-    }
-
-    /// The programs it takes, as lines for a shell. `esp_mib` and `boot_mib` are those of the boot layer.
-    pub fn plan(&self, esp_mib: u64, boot_mib: u64) -> Vec<String> {
-        let layout = self.layout(esp_mib << 20, boot_mib << 20);
-        vec![self.root(&layout).tool(self.tools).line()]
+    /// The program it takes, as a line for a shell, with the sizes of the boot layer's parts.
+    pub fn plan(&self, boot: &BootSpec<'_>) -> Vec<String> {
+        let layout = Layout::new(boot.esp_mib, boot.boot_mib, boot.root_mib);
+        vec![self.inject(&layout).tool(self.tools).line()]
     }
 }
 
@@ -217,7 +224,9 @@ impl DiskSpec<'_> {
 pub fn assemble(spec: &DiskSpec<'_>) -> anyhow::Result<()> {
     let mut esp = fs_err::File::open(spec.boot_dir.join("esp.fat"))?;
     let mut boot = fs_err::File::open(spec.boot_dir.join("boot.ext4"))?;
-    let layout = spec.layout(esp.metadata()?.len(), boot.metadata()?.len());
+    let mut root = fs_err::File::open(spec.boot_dir.join("root.ext4"))?;
+    let mib = |file: &fs_err::File| file.metadata().map(|m| m.len() >> 20);
+    let layout = Layout::new(mib(&esp)?, mib(&boot)?, mib(&root)?);
     let boot_img = fs_err::read(spec.boot_dir.join("boot.img"))?;
     let core_img = fs_err::read(spec.boot_dir.join("core.img"))?;
     let (code, core) = bios::embed(&boot_img, &core_img, layout.bios)?;
@@ -241,8 +250,9 @@ pub fn assemble(spec: &DiskSpec<'_>) -> anyhow::Result<()> {
     file.write_all_at(&core, layout.bios.start)?;
     copy_sparse(esp.file_mut(), raw.file_mut(), layout.esp.start).context("copying the ESP into the disk")?;
     copy_sparse(boot.file_mut(), raw.file_mut(), layout.boot.start).context("copying /boot into the disk")?;
+    copy_sparse(root.file_mut(), raw.file_mut(), layout.root.start).context("copying the root into the disk")?;
     drop(raw);
-    spec.root(&layout).fill(spec.tools, spec.log, |out| compose(spec.base_tar, spec.entries, spec.epoch, out))
+    spec.inject(&layout).run(spec.base_tar, spec.entries, spec.tools)
 }
 
 /// Copies what is not a hole to `at` in another file, whose bytes there are zero.

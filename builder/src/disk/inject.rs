@@ -1,0 +1,174 @@
+//! Putting the image's files into a copy of the base's root file system, by debugfs: no mount, and only what changes is written.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "lays out the files that debugfs copies, and reads what it complained of"
+)]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use super::compose::{Selection, select};
+use super::entry::{Content, TreeEntry};
+use super::tool_tree::ToolTree;
+use super::{archive, gpt::Extent};
+use crate::tool::Tool;
+
+/// A root file system on a disk, to be completed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inject<'a> {
+    /// The disk.
+    pub raw: &'a Path,
+    /// Where on it.
+    pub at: Extent,
+    /// The time of everything, Unix seconds.
+    pub epoch: u64,
+}
+
+impl Inject<'_> {
+    /// A directory beside the disk for the script and for files that are not on the build host as files.
+    fn scratch(&self) -> PathBuf {
+        self.raw.with_extension("inject")
+    }
+
+    /// The debugfs that runs the script.
+    pub(super) fn tool(&self, tools: &ToolTree) -> Tool {
+        let mut device = self.raw.as_os_str().to_owned();
+        device.push(format!("?offset={}", self.at.start));
+        tools
+            .tool("usr/sbin/debugfs")
+            .args(["-w", "-f"])
+            .arg(self.scratch().join("script"))
+            .arg(device)
+            .env("SOURCE_DATE_EPOCH", self.epoch.to_string())
+            .env("E2FSPROGS_FAKE_TIME", self.epoch.to_string())
+    }
+
+    /// Puts `entries` over what was made of `base_tar`.
+    ///
+    /// # Errors
+    /// [`super::compose::ComposeError`]; names debugfs cannot take; whatever debugfs complains of, such as a full file system.
+    pub(super) fn run(&self, base_tar: &Path, entries: &[TreeEntry], tools: &ToolTree) -> anyhow::Result<()> {
+        let (_, members) = archive::open(base_tar)?;
+        let selection = select(&members, entries)?;
+        let scratch = self.scratch();
+        fs_err::create_dir(&scratch)?;
+        let mut count = 0;
+        let script = script(&selection, |bytes| {
+            count += 1;
+            let path = scratch.join(count.to_string());
+            fs_err::write(&path, bytes)?;
+            Ok(path)
+        })?;
+        fs_err::write(scratch.join("script"), script)?;
+        let complaints = scratch.join("complaints");
+        self.tool(tools).stdout_file(scratch.join("said")).log(&complaints).run()?;
+        // debugfs ends with 0 whatever happened; it only greets and complains on its standard error.
+        let text = fs_err::read_to_string(&complaints)?;
+        if let Some(complaint) = text.lines().find(|line| !line.starts_with("debugfs 1.") && !line.trim().is_empty()) {
+            bail!(
+                "putting the image's files into the root: debugfs says: {complaint}\n\
+                 hint: if it is full, enlarge root_mib under [disk] in the image definition; what was asked of debugfs is in `{}`",
+                scratch.join("script").display()
+            );
+        }
+        fs_err::remove_dir_all(&scratch).context("removing what was copied into the root")
+    }
+}
+
+/// The requests: away with what is replaced, the deepest first, then everything new, parents first.
+fn script(selection: &Selection<'_>, mut keep: impl FnMut(&[u8]) -> anyhow::Result<PathBuf>) -> anyhow::Result<String> {
+    let mut script = String::new();
+    let mut ask = |words: &[&str]| -> anyhow::Result<()> {
+        let (verb, rest) = words.split_first().context("a request has a verb")?;
+        script.push_str(verb);
+        for word in rest {
+            if word.contains(['"', '\n']) {
+                bail!(
+                    "`{}` has a quotation mark or a line break in it, which debugfs cannot take",
+                    word.escape_debug()
+                );
+            }
+            write!(script, " \"{word}\"")?;
+        }
+        script.push('\n');
+        Ok(())
+    };
+    for member in selection.replaced.iter().rev() {
+        ask(&[if member.kind == b'5' { "rmdir" } else { "rm" }, &member.path])?;
+    }
+    for (path, entry) in &selection.added {
+        let mode = entry.map_or(0o755, |e| e.mode);
+        let kind = match entry.map(|e| &e.content) {
+            None | Some(Content::Directory) => {
+                ask(&["mkdir", path])?;
+                0o040_000
+            }
+            Some(Content::Symlink(target)) => {
+                ask(&["symlink", path, target])?;
+                continue;
+            }
+            Some(Content::Bytes(bytes)) => {
+                ask(&["write", &text(&keep(bytes)?)?, path])?;
+                0o100_000
+            }
+            Some(Content::File(from)) => {
+                ask(&["write", &text(from)?, path])?;
+                0o100_000
+            }
+        };
+        // `write` takes the mode of the file it copies; a check-out's mode must not matter.
+        ask(&["sif", path, "mode", &format!("0{:o}", kind | mode)])?;
+        for (field, value) in [("uid", entry.map_or(0, |e| e.uid)), ("gid", entry.map_or(0, |e| e.gid))] {
+            if value != 0 {
+                ask(&["sif", path, field, &value.to_string()])?;
+            }
+        }
+    }
+    Ok(script)
+}
+
+fn text(path: &Path) -> anyhow::Result<String> {
+    path.to_str().map(ToOwned::to_owned).with_context(|| format!("`{}` is not UTF-8", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::archive::Member;
+
+    #[test]
+    fn replaces_the_deepest_first_and_adds_parents_first() {
+        let member =
+            |path: &str, kind| Member { path: path.into(), kind, link: String::new(), bytes: 0..512, data: 512..512 };
+        let members =
+            [member("etc", b'5'), member("etc/old", b'5'), member("etc/old/x", b'0'), member("etc/fstab", b'0')];
+        let entries = [
+            TreeEntry { path: "etc/old".into(), mode: 0o777, uid: 0, gid: 0, content: Content::Symlink("new".into()) },
+            TreeEntry { uid: 7, ..TreeEntry::file("etc/fstab", "#") },
+            TreeEntry::program("opt/bin/etcd", "/host/etcd"),
+        ];
+        let selection = select(&members, &entries).unwrap();
+        let script = script(&selection, |_| Ok("/scratch/1".into())).unwrap();
+        assert_eq!(
+            script,
+            "rm \"etc/fstab\"\nrm \"etc/old/x\"\nrmdir \"etc/old\"\n\
+             write \"/scratch/1\" \"etc/fstab\"\nsif \"etc/fstab\" \"mode\" \"0100644\"\nsif \"etc/fstab\" \"uid\" \"7\"\n\
+             symlink \"etc/old\" \"new\"\n\
+             mkdir \"opt\"\nsif \"opt\" \"mode\" \"040755\"\nmkdir \"opt/bin\"\nsif \"opt/bin\" \"mode\" \"040755\"\n\
+             write \"/host/etcd\" \"opt/bin/etcd\"\nsif \"opt/bin/etcd\" \"mode\" \"0100755\"\n"
+        );
+    }
+
+    #[test]
+    fn refuses_names_that_would_end_a_request() {
+        let entries = [TreeEntry::file("a\nrm etc", "")];
+        let selection = select(&[], &entries).unwrap();
+        let error = script(&selection, |_| Ok("/x".into())).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`a\\nrm etc` has a quotation mark or a line break in it, which debugfs cannot take"
+        );
+    }
+}
