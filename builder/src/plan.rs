@@ -207,6 +207,7 @@ impl Plan {
             command_line: &self.recipe.command_line,
             esp_mib: self.recipe.disk.esp_mib.into(),
             boot_mib: self.recipe.disk.boot_mib.into(),
+            root_mib: self.recipe.disk.root_mib.into(),
             base_tar: &base_tar,
             boot_tree: &boot_tree,
             tools: &tools,
@@ -219,7 +220,6 @@ impl Plan {
             key: keys.image,
             boot_key: keys.boot,
             epoch: self.epoch()?,
-            root_mib: self.recipe.disk.root_mib.into(),
             base_tar: &base_tar,
             boot_dir: &store.entry_dir(&keys.boot),
             entries: &[],
@@ -227,7 +227,7 @@ impl Plan {
             raw: &raw,
             log: &log,
         };
-        let mut image_run = disk.plan(boot.esp_mib, boot.boot_mib);
+        let mut image_run = disk.plan(&boot);
         image_run.extend(Qcow2 { raw: &raw, qcow2: &qcow2, compress: false, log: &log }.plan());
         let etcd_inputs = self.etcd_inputs();
         let etcd_run =

@@ -184,12 +184,12 @@ impl Recipe {
             h.text("command-line", &self.command_line);
             h.number("esp-mib", self.disk.esp_mib.into());
             h.number("boot-mib", self.disk.boot_mib.into());
+            h.number("root-mib", self.disk.root_mib.into());
         });
         let image = of("image", &|h| {
             h.text("profile", &self.profile);
             h.text("definition", &self.definition);
             h.digest("boot", &boot);
-            h.number("root-mib", self.disk.root_mib.into());
             h.digest("etcd", &etcd);
             h.digest("firstboot", &self.firstboot);
             hash_files(h, &self.image_files);

@@ -86,6 +86,7 @@ fn make(dir: &Path) -> PathBuf {
         entries: &entries,
         tools: &tools,
         raw: &raw,
+        log: &log,
     };
     assemble(&disk).unwrap();
     raw

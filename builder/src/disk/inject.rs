@@ -49,7 +49,13 @@ impl Inject<'_> {
     ///
     /// # Errors
     /// [`super::compose::ComposeError`]; names debugfs cannot take; whatever debugfs complains of, such as a full file system.
-    pub(super) fn run(&self, base_tar: &Path, entries: &[TreeEntry], tools: &ToolTree) -> anyhow::Result<()> {
+    pub(super) fn run(
+        &self,
+        base_tar: &Path,
+        entries: &[TreeEntry],
+        tools: &ToolTree,
+        log: &Path,
+    ) -> anyhow::Result<()> {
         let (_, members) = archive::open(base_tar)?;
         let selection = select(&members, entries)?;
         let scratch = self.scratch();
@@ -63,7 +69,7 @@ impl Inject<'_> {
         })?;
         fs_err::write(scratch.join("script"), script)?;
         let complaints = scratch.join("complaints");
-        self.tool(tools).stdout_file(scratch.join("said")).log(&complaints).run()?;
+        self.tool(tools).stdout_file(log).log(&complaints).run()?;
         // debugfs ends with 0 whatever happened; it only greets and complains on its standard error.
         let text = fs_err::read_to_string(&complaints)?;
         if let Some(complaint) = text.lines().find(|line| !line.starts_with("debugfs 1.") && !line.trim().is_empty()) {

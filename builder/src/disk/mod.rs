@@ -94,6 +94,8 @@ pub struct DiskSpec<'a> {
     pub tools: &'a ToolTree,
     /// The disk, to be made as a sparse file; meanwhile there is a directory beside it, which stays for inspection when something fails.
     pub raw: &'a Path,
+    /// Where it is written what debugfs was asked, line by line.
+    pub log: &'a Path,
 }
 
 /// A conversion to qcow2.
@@ -252,7 +254,7 @@ pub fn assemble(spec: &DiskSpec<'_>) -> anyhow::Result<()> {
     copy_sparse(boot.file_mut(), raw.file_mut(), layout.boot.start).context("copying /boot into the disk")?;
     copy_sparse(root.file_mut(), raw.file_mut(), layout.root.start).context("copying the root into the disk")?;
     drop(raw);
-    spec.inject(&layout).run(spec.base_tar, spec.entries, spec.tools)
+    spec.inject(&layout).run(spec.base_tar, spec.entries, spec.tools, spec.log)
 }
 
 /// Copies what is not a hole to `at` in another file, whose bytes there are zero.
