@@ -8,9 +8,10 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -253,7 +254,13 @@ impl Tool {
 
     fn expression(&self) -> io::Result<duct::Expression> {
         let program = self.program.to_str().and_then(find).map_or_else(|| self.program.clone(), Into::into);
-        let mut expression = duct::cmd(program, &self.args).unchecked();
+        // A process group of its own: a Ctrl-C of the terminal reaches kiln alone, which then ends the whole group. Otherwise a program that
+        // the same Ctrl-C killed would look like one that failed, and its own children would go on.
+        let own_group = |command: &mut std::process::Command| {
+            command.process_group(0);
+            Ok(())
+        };
+        let mut expression = duct::cmd(program, &self.args).unchecked().before_spawn(own_group);
         for (name, value) in &self.env {
             expression = expression.env(name, value);
         }
@@ -290,9 +297,15 @@ impl Tool {
         } else if self.stdout.is_none() {
             expression = expression.stdout_file(log.try_clone().map_err(io_error)?);
         }
+        stay_if_ending();
         let handle = Arc::new(expression.start().map_err(|e| self.start_error(e))?);
         remember(&handle);
+        if ENDING.load(Ordering::SeqCst) {
+            // It slipped in between the last look and the end.
+            handle.kill().map_err(io_error)?;
+        }
         let output = handle.wait().map_err(io_error)?;
+        stay_if_ending();
         log::debug!(
             "{} ended after {:.2} s: {}",
             self.program.to_string_lossy(),
@@ -352,14 +365,27 @@ impl Running {
     }
 }
 
-/// Asks every program that [`Tool::run`] and its like wait for to end; returns how many were asked.
+/// Set by [`terminate_all`]: from then on programs do not fail, they were ended.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Waits for the end of this process if it has begun: what was interrupted must not be reported as a failure of its own, and nothing new may
+/// be started.
+fn stay_if_ending() {
+    while ENDING.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
+
+/// Asks every program that [`Tool::run`] and its like wait for to end; returns how many were asked. Whoever waits for one does not go on:
+/// the caller is about to end this process.
 pub fn terminate_all() -> usize {
+    ENDING.store(true, Ordering::SeqCst);
     let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     let pids = running.iter().filter_map(Weak::upgrade).filter(|h| matches!(h.try_wait(), Ok(None)));
     let mut asked = 0;
     for pid in pids.flat_map(|h| h.pids()).filter_map(|p| i32::try_from(p).ok()) {
         // One that has just ended needs no asking.
-        if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).is_ok() {
+        if nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).is_ok() {
             asked += 1;
         }
     }
