@@ -19,6 +19,18 @@ pub struct Cli {
 /// What the agent can be asked to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// The agent itself: look, decide, act, for as long as the node is up
+    Run,
+    /// Print where this node stands and what it waits for
+    ///
+    /// Example: `firstboot status --json`
+    Status {
+        /// As JSON, with everything that was seen
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what was last decided on this node, and why
+    Explain,
     /// As root, once at boot: find, check and mount the data disk, unpack the seed, write what was found
     Disk,
     /// As root, for each connection of the agent: read one request on stdin, do it, answer on stdout

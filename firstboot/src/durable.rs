@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "an edge: files are created and renamed here")]
 
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 /// Writes `bytes` beside `path` with `mode`, syncs, renames over `path`, syncs the directory.
@@ -27,6 +27,8 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     options.write(true).create_new(true);
     options.options_mut().mode(mode);
     let mut file = options.open(&beside)?;
+    // A unit's UMask must not take from a mode that other users rely on.
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs_err::rename(&beside, path)?;
@@ -44,7 +46,6 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn replaces_content_and_mode_even_over_the_rest_of_an_earlier_attempt() {

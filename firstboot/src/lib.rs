@@ -7,40 +7,66 @@
 //! [`volume`], [`state`], [`image`], [`cluster`], [`paths`], [`message`], [`disk_fact`].
 //!
 //! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`notice`], [`wait`], [`raft_id`], [`wal`], [`render`],
-//! [`mount_table`].
-//! The edges: [`cli`], [`control`], [`disk`], [`durable`], [`explain`], [`format`], [`journal`], [`precheck`],
+//! [`mount_table`], [`resolv`], [`dns_answer`], [`cert_name`], [`leaf`], [`standing`], [`record`], and what a member does for others:
+//! [`grant`], [`custody`].
+//!
+//! The edges of the root side: [`cli`], [`control`], [`disk`], [`durable`], [`explain`], [`format`], [`journal`], [`precheck`],
 //! [`seed_disk`], [`state_file`], [`system`].
+//!
+//! The edges of the agent: [`run`] (the loop), [`observe`], [`apply`], [`agent`] (port 2382), [`custodian`], [`etcd`], [`tls`],
+//! [`leaf_file`], [`dns`], [`address`], [`clock`], [`control_client`], [`status_file`].
 
+pub mod address;
+pub mod agent;
+pub mod apply;
+pub mod cert_name;
 pub mod charter;
 pub mod cli;
+pub mod clock;
 pub mod cluster;
 pub mod control;
+pub mod control_client;
+pub mod custodian;
+pub mod custody;
 pub mod decide;
 pub mod decision;
 pub mod digest;
 pub mod disk;
 pub mod disk_fact;
+pub mod dns;
+pub mod dns_answer;
 pub mod durable;
+pub mod etcd;
 pub mod explain;
 pub mod format;
+pub mod grant;
 pub mod identity;
 pub mod image;
 pub mod journal;
+pub mod leaf;
+pub mod leaf_file;
 pub mod message;
 pub mod mount_table;
 pub mod name;
 pub mod notice;
 pub mod observation;
+pub mod observe;
 pub mod paths;
 pub mod precheck;
 pub mod raft_id;
+pub mod record;
 pub mod refusal;
 pub mod render;
+pub mod resolv;
+pub mod run;
 pub mod seed;
 pub mod seed_disk;
+pub mod standing;
 pub mod state;
 pub mod state_file;
+pub mod status_file;
 pub mod system;
+pub mod tls;
 pub mod version;
 pub mod volume;
 pub mod wait;

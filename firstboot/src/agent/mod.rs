@@ -1,0 +1,7 @@
+//! The protocol between agents, port 2382: one request and one answer per connection, both a big-endian `u32` length and JSON.
+
+pub mod client;
+pub mod desk;
+pub mod frame;
+pub mod grantor;
+pub mod server;

@@ -1,0 +1,83 @@
+//! Answering other agents and operators: 32 connections at most, 5 seconds to say what is wanted.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+use crate::agent::desk::Desk;
+use crate::agent::frame;
+use crate::message::{AgentRequest, Answer, PROTOCOL};
+use crate::paths::AGENT_PORT;
+use crate::tls::AgentTls;
+
+/// Connections served at one time. Further ones wait in the kernel's queue.
+pub const MAX_CONNECTIONS: usize = 32;
+/// From accepting a connection to having read its request: whoever is slower is cut off.
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// From the request to the end of the answer; a grant may have to wait out two seconds between a removal and an addition.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(9);
+
+/// Listens on every address of the node.
+///
+/// # Errors
+/// When the port is taken.
+pub async fn bind() -> Result<TcpListener> {
+    let everywhere = [IpAddr::from(Ipv6Addr::UNSPECIFIED), IpAddr::from(Ipv4Addr::UNSPECIFIED)]
+        .map(|ip| SocketAddr::new(ip, AGENT_PORT));
+    TcpListener::bind(&everywhere[..]).await.with_context(|| format!("listening on port {AGENT_PORT}"))
+}
+
+/// Serves for ever. `tls` changes when the leaf is renewed.
+pub async fn serve(listener: TcpListener, tls: watch::Receiver<AgentTls>, desk: Arc<Desk>) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                // Out of file descriptors, or the caller is gone already; both pass.
+                log::warn!("accepting a connection from an agent: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (tls, desk) = (tls.borrow().clone(), desk.clone());
+        tokio::spawn(async move {
+            if let Err(e) = serve_one(stream, remote.ip().to_canonical(), &tls, &desk).await {
+                log::debug!("serving {remote}: {e:#}");
+            }
+            drop(slot);
+        });
+    }
+}
+
+async fn serve_one(stream: TcpStream, remote: IpAddr, tls: &AgentTls, desk: &Desk) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let asked = async {
+        let mut stream = tls.acceptor.accept(stream).await.context("authenticating the caller")?;
+        let role = tls.role(stream.get_ref().1.peer_certificates().unwrap_or_default(), remote)?;
+        let request: AgentRequest = frame::read(&mut stream).await?;
+        anyhow::Ok((stream, role, request))
+    };
+    let (mut stream, role, request) = timeout(REQUEST_LIMIT, asked).await.context("waiting for the request")??;
+    let answered = async {
+        let answer = if request.protocol == PROTOCOL {
+            desk.answer(&role, remote, request.ask).await
+        } else {
+            Answer::Refused {
+                reason: format!("the request speaks protocol {}, this agent {PROTOCOL}", request.protocol),
+                hint: "run images whose agents speak the same protocol".into(),
+            }
+        };
+        frame::write(&mut stream, &answer).await?;
+        // Tells the caller that this is all, so that it does not take the end for a cut.
+        stream.shutdown().await.context("closing the connection")
+    };
+    timeout(ANSWER_LIMIT, answered).await.context("answering")?
+}

@@ -1,0 +1,269 @@
+//! The node's own etcd, over its local socket: what it says, and the few things the agent asks of it.
+//!
+//! The socket needs no client certificate; only the agent's group reaches it. No node holds etcd rights on another node.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use etcd_client::{
+    AlarmAction, AlarmType, Channel, Client, Compare, CompareOp, Error, LeaseGrantOptions, MemberAddOptions,
+    PutOptions, Txn, TxnOp, TxnOpResponse,
+};
+use tonic::transport::Endpoint;
+
+use crate::state::RaftId;
+
+/// How long one call may take. Local, but a linearizable read waits for a quorum, and a fresh leader for its first commit.
+const CALL: Duration = Duration::from_secs(2);
+
+/// One entry of etcd's member list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedMember {
+    /// Raft id.
+    pub id: RaftId,
+    /// Empty until it has started.
+    pub name: String,
+    /// Peer URLs.
+    pub peer_urls: Vec<String>,
+    /// Client URLs; empty until it has published them, which is what "started" means here. (A member of a static bootstrap is
+    /// listed with its name before it ever ran; its client URLs are not.)
+    pub client_urls: Vec<String>,
+    /// No vote yet.
+    pub learner: bool,
+}
+
+/// What etcd says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdStatus {
+    /// Raft cluster id.
+    pub raft_cluster: RaftId,
+    /// Its member id.
+    pub member: RaftId,
+    /// The leader it knows.
+    pub leader: Option<RaftId>,
+    /// No vote yet.
+    pub learner: bool,
+    /// Version, `3.6.14`.
+    pub version: String,
+    /// Applied raft index.
+    pub applied_index: u64,
+}
+
+/// A key that may be created once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// By this call.
+    Now,
+    /// Earlier, with this value.
+    Before(Vec<u8>),
+}
+
+/// A connection that is made when it is first needed, and again when etcd was away.
+#[derive(Clone)]
+pub struct Etcd {
+    channel: tonic::transport::Channel,
+}
+
+impl std::fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Etcd").finish_non_exhaustive()
+    }
+}
+
+impl Etcd {
+    /// The etcd behind `socket`. Must be called inside a runtime; connects later.
+    ///
+    /// # Errors
+    /// When the path is not UTF-8.
+    pub fn at(socket: &Path) -> Result<Self> {
+        let path = socket.to_str().with_context(|| format!("naming the socket `{}`", socket.display()))?;
+        let endpoint = Endpoint::from_shared(format!("unix:{path}"))?.connect_timeout(CALL).timeout(CALL);
+        Ok(Self { channel: endpoint.connect_lazy() })
+    }
+
+    async fn client(&self) -> Result<Client> {
+        Ok(Client::from_channel(Channel::Tonic(self.channel.clone()), None).await?)
+    }
+
+    /// Its status, whether or not there is a quorum.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn status(&self) -> Result<EtcdStatus> {
+        let status = self.client().await?.status().await.context("asking etcd for its status")?;
+        let header = status.header().context("etcd's answer has no header")?;
+        Ok(EtcdStatus {
+            raft_cluster: RaftId(header.cluster_id()),
+            member: RaftId(header.member_id()),
+            leader: Some(RaftId(status.leader())).filter(|leader| leader.0 != 0),
+            learner: status.is_learner(),
+            version: status.version().to_owned(),
+            applied_index: status.raft_applied_index(),
+        })
+    }
+
+    /// A linearizable read of one key: the value, and the store's revision.
+    ///
+    /// # Errors
+    /// When there is no quorum, or this member is a learner.
+    pub async fn read(&self, key: &str) -> Result<(Option<Vec<u8>>, u64)> {
+        let answer = self.client().await?.get(key, None).await.with_context(|| format!("reading `{key}`"))?;
+        let revision = answer.header().map_or(0, |header| header.revision());
+        Ok((answer.kvs().first().map(|kv| kv.value().to_vec()), u64::try_from(revision).unwrap_or(0)))
+    }
+
+    /// The member list, at least as fresh as this call.
+    ///
+    /// etcd-client asks for a list that may be stale. A linearizable read just before makes this member apply everything that was
+    /// committed until then, membership changes included, so that its own list is fresh enough.
+    ///
+    /// # Errors
+    /// When there is no quorum, or this member is a learner.
+    pub async fn members(&self) -> Result<Vec<ListedMember>> {
+        self.read("/kiln/lineage").await?;
+        let list = self.client().await?.member_list().await.context("listing the members")?;
+        Ok(list.members().iter().map(listed).collect())
+    }
+
+    /// Adds a learner and gives its id.
+    ///
+    /// # Errors
+    /// With etcd's own words, to be judged by [`Self::refusal`].
+    pub async fn add_learner(&self, peer_url: &str) -> Result<RaftId, Error> {
+        let mut client = self.client().await.map_err(|e| Error::EndpointError(format!("{e:#}")))?;
+        let added = client.member_add([peer_url], Some(MemberAddOptions::new().with_is_learner())).await?;
+        added
+            .member()
+            .map(|member| RaftId(member.id()))
+            .ok_or_else(|| Error::EndpointError("no member in the answer".into()))
+    }
+
+    /// Removes a member.
+    ///
+    /// # Errors
+    /// When etcd does not.
+    pub async fn remove(&self, member: RaftId) -> Result<()> {
+        self.client().await?.member_remove(member.0).await.with_context(|| format!("removing member {member}"))?;
+        Ok(())
+    }
+
+    /// Makes a learner a voter.
+    ///
+    /// # Errors
+    /// When it has not caught up or not started, or etcd refuses for another reason.
+    pub async fn promote(&self, member: RaftId) -> Result<()> {
+        self.client().await?.member_promote(member.0).await.with_context(|| format!("promoting member {member}"))?;
+        Ok(())
+    }
+
+    /// Hands leadership over; only the leader can.
+    ///
+    /// # Errors
+    /// When it does not succeed in time.
+    pub async fn move_leader(&self, to: RaftId) -> Result<()> {
+        self.client().await?.move_leader(to.0).await.with_context(|| format!("handing leadership to {to}"))?;
+        Ok(())
+    }
+
+    /// Creates a key unless it exists.
+    ///
+    /// # Errors
+    /// When there is no quorum.
+    pub async fn create(&self, key: &str, value: Vec<u8>) -> Result<Created> {
+        self.create_leased(key, value, None).await
+    }
+
+    async fn create_leased(&self, key: &str, value: Vec<u8>, lease: Option<i64>) -> Result<Created> {
+        let options = lease.map(|lease| PutOptions::new().with_lease(lease));
+        let txn = Txn::new()
+            .when([Compare::create_revision(key, CompareOp::Equal, 0)])
+            .and_then([TxnOp::put(key, value, options)])
+            .or_else([TxnOp::get(key, None)]);
+        let done = self.client().await?.txn(txn).await.with_context(|| format!("creating `{key}`"))?;
+        if done.succeeded() {
+            return Ok(Created::Now);
+        }
+        for answer in done.op_responses() {
+            if let TxnOpResponse::Get(found) = answer
+                && let Some(kv) = found.kvs().first()
+            {
+                return Ok(Created::Before(kv.value().to_vec()));
+            }
+        }
+        bail!("etcd neither created `{key}` nor told its value")
+    }
+
+    /// Writes a key.
+    ///
+    /// # Errors
+    /// When there is no quorum.
+    pub async fn put(&self, key: &str, value: Vec<u8>) -> Result<()> {
+        self.client().await?.put(key, value, None).await.with_context(|| format!("writing `{key}`"))?;
+        Ok(())
+    }
+
+    /// Takes the lock `key` for at most `seconds`, or tells who has it.
+    ///
+    /// # Errors
+    /// When there is no quorum.
+    pub async fn lock(&self, key: &str, owner: &str, seconds: i64) -> Result<Result<Lock, String>> {
+        let lease =
+            self.client().await?.lease_grant(seconds, None::<LeaseGrantOptions>).await.context("taking a lease")?.id();
+        match self.create_leased(key, owner.into(), Some(lease)).await {
+            Ok(Created::Now) => Ok(Ok(Lock { lease })),
+            Ok(Created::Before(holder)) => {
+                self.unlock(Lock { lease }).await;
+                Ok(Err(String::from_utf8_lossy(&holder).into_owned()))
+            }
+            Err(e) => {
+                self.unlock(Lock { lease }).await;
+                Err(e)
+            }
+        }
+    }
+
+    /// Gives a lock back. If that fails, its lease ends by itself.
+    pub async fn unlock(&self, lock: Lock) {
+        if let Ok(mut client) = self.client().await
+            && let Err(e) = client.lease_revoke(lock.lease).await
+        {
+            log::debug!("giving a lease back: {e}");
+        }
+    }
+
+    /// Names of the alarms raised anywhere in the cluster.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn alarms(&self) -> Result<Vec<String>> {
+        let alarms =
+            self.client().await?.alarm(AlarmAction::Get, AlarmType::None, None).await.context("asking for alarms")?;
+        Ok(alarms
+            .alarms()
+            .iter()
+            .map(|alarm| match alarm.alarm() {
+                AlarmType::None => "NONE".to_owned(),
+                AlarmType::Nospace => "NOSPACE".to_owned(),
+                AlarmType::Corrupt => "CORRUPT".to_owned(),
+            })
+            .collect())
+    }
+}
+
+/// A lock held by a lease, for liveness only: every step under it is guarded by raft itself.
+#[derive(Debug)]
+#[must_use = "a lock that is not given back blocks others until its lease ends"]
+pub struct Lock {
+    lease: i64,
+}
+
+fn listed(member: &etcd_client::Member) -> ListedMember {
+    ListedMember {
+        id: RaftId(member.id()),
+        name: member.name().to_owned(),
+        peer_urls: member.peer_urls().to_vec(),
+        client_urls: member.client_urls().to_vec(),
+        learner: member.is_learner(),
+    }
+}

@@ -1,0 +1,531 @@
+//! The agent's loop: look, decide, act, and tell, for as long as the node is up. It never ends by itself.
+#![expect(clippy::disallowed_methods, reason = "an edge: reads the seed's certificates and etcd's command line")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::agent::desk::{Desk, Seat, running};
+use crate::agent::server;
+use crate::apply::{Applied, Hands};
+use crate::charter::Charter;
+use crate::decide::decide;
+use crate::decision::Decision;
+use crate::disk_fact::DataFact;
+use crate::dns::Dns;
+use crate::etcd::Etcd;
+use crate::leaf::LeafRequest;
+use crate::leaf_file::ensure_leaf;
+use crate::message::{ControlRequest, Holds, Remembered};
+use crate::name::Fqdn;
+use crate::observation::{Observation, PeerAnswer, SeedView, StateView};
+use crate::observe::{self, Image, Local};
+use crate::paths::Paths;
+use crate::record::ACTIVATED;
+use crate::standing::{self, Standing};
+use crate::state::State;
+use crate::status_file::{self, StatusFile};
+use crate::tls::{AgentTls, TlsParts};
+use crate::wait::WaitReason;
+use crate::{clock, control_client, custodian, journal, seed};
+
+/// Pause after a round that changed something.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// Pause while something is expected to change.
+const SOON: Duration = Duration::from_millis(400);
+/// Pause after a minute without change.
+const LATER: Duration = Duration::from_secs(1);
+/// Pause in a node that serves, or has waited for ten minutes.
+const SLOWLY: Duration = Duration::from_secs(5);
+/// The console is told again what the node waits for, so that whoever looks later sees it.
+const REPEAT: Duration = Duration::from_secs(60);
+/// How often the leaf is looked at, and the highest clock seen is written down.
+const UPKEEP: Duration = Duration::from_secs(300);
+/// For how long after its start a member asks its peers whether they remember a later boot of its volume.
+const ROLLBACK_WATCH: Duration = Duration::from_secs(120);
+
+/// Runs the agent. Returns only when it cannot begin.
+///
+/// # Errors
+/// When the image's own files cannot be read, or the runtime cannot start.
+pub fn run(paths: &Paths) -> Result<()> {
+    journal::connect(paths.root());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(async {
+        let image = Image::read(paths)?;
+        let desk = Arc::new(Desk::new(Etcd::at(&paths.etcd_socket())?));
+        tokio::spawn(custodian::tend(desk.clone()));
+        let text = format!("firstboot {} in image {}", env!("CARGO_PKG_VERSION"), image.meta.key);
+        let fields = [("KILN_IMAGE", image.meta.key.to_string()), ("KILN_BOOT", image.boot_id.clone())];
+        journal::tell(&journal::STARTED, &text, &fields.each_ref().map(|(name, value)| (*name, value.as_str())));
+        let mut runner = Runner {
+            paths,
+            image,
+            desk,
+            tls: None,
+            leaf_checked: None,
+            local: None,
+            remembers: Vec::new(),
+            counted: false,
+            clients_open: false,
+            etcd_seen_up: None,
+            told: Told {
+                text: String::new(),
+                put_off: false,
+                row: 0,
+                since: 0,
+                changed: clock::monotonic(),
+                repeated: clock::monotonic(),
+            },
+        };
+        loop {
+            let pause = runner.round().await;
+            sleep(pause).await;
+        }
+    })
+}
+
+struct Runner<'a> {
+    paths: &'a Paths,
+    image: Image,
+    desk: Arc<Desk>,
+    tls: Option<watch::Sender<AgentTls>>,
+    leaf_checked: Option<Instant>,
+    local: Option<Local>,
+    remembers: Vec<Remembered>,
+    counted: bool,
+    clients_open: bool,
+    etcd_seen_up: Option<Instant>,
+    told: Told,
+}
+
+/// What was last said, so that only changes are said again.
+struct Told {
+    text: String,
+    put_off: bool,
+    row: u8,
+    since: i64,
+    changed: Instant,
+    repeated: Instant,
+}
+
+/// Who this node is, once seed and volume are believed.
+struct Identity {
+    charter: Arc<Charter>,
+    own: Fqdn,
+}
+
+impl Runner<'_> {
+    /// One round; how long to pause after it.
+    async fn round(&mut self) -> Duration {
+        let local = match observe::look_locally(self.paths).await {
+            Ok(local) => local,
+            Err(e) => {
+                log::warn!("looking at disks and etcd: {e:#}");
+                self.local
+                    .clone()
+                    .unwrap_or_else(|| observe::unseen(&format!("the root helper does not answer: {e:#}")))
+            }
+        };
+        self.local = Some(local.clone());
+        let mut seen = observe::assemble(self.paths, &self.image, &local);
+        self.count_boot(&mut seen);
+        let identity = identity(&seen);
+        let mut trouble = String::new();
+        if let Some(identity) = &identity
+            && let Err(e) = self.keep_leaf(identity, &seen).await
+        {
+            trouble = format!("{e:#}");
+        }
+        let dns = observe::dns(self.paths, &self.image.cluster);
+        let mut decision = decide(&seen);
+        if let Some(identity) = &identity {
+            self.look_around(identity, &dns, &local, &mut seen, &mut decision).await;
+        }
+        self.publish(&seen, &decision, identity.as_ref());
+        let applied = match (&identity, acted_on(&seen, &decision)) {
+            (Some(identity), Some(state)) => self.act(identity, &dns, &local, state, &decision).await,
+            // Without seed or state there is nothing to act on but an etcd that must not run.
+            (_, _) => stand_down(self.paths, &local).await,
+        };
+        self.tell(&seen, &decision, &applied, &trouble, identity.as_ref()).await
+    }
+
+    /// Asks DNS and the other agents, if and only if what they say can change the decision.
+    async fn look_around(
+        &mut self,
+        identity: &Identity,
+        dns: &Dns,
+        local: &Local,
+        seen: &mut Observation,
+        decision: &mut Decision,
+    ) {
+        let at_stake = matches!(decision, Decision::Wait(WaitReason::NoAddress));
+        let up = local.etcd.is_up();
+        if !up {
+            self.etcd_seen_up = None;
+        }
+        // A restart is not held up by questions: etcd is started first, and stopped if a peer knows better.
+        let watching = up && matches!(decision, Decision::Restart { .. }) && {
+            let since = *self.etcd_seen_up.get_or_insert_with(clock::monotonic);
+            clock::monotonic().duration_since(since) < ROLLBACK_WATCH
+        };
+        if at_stake {
+            let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
+            let (own, srv, peers) = tokio::join!(
+                observe::own_name(dns, &identity.own),
+                dns.services(&identity.charter.domain),
+                observe::peers(dns, tls.as_ref(), &identity.charter, &identity.own),
+            );
+            (seen.own, seen.srv, seen.peers) = (own, srv.into_lookup(), peers);
+        } else if watching {
+            let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
+            seen.peers = observe::peers(dns, tls.as_ref(), &identity.charter, &identity.own).await;
+        } else {
+            return;
+        }
+        self.remember(seen);
+        *decision = decide(seen);
+    }
+
+    /// Counts this boot on the volume, before anything is told or started.
+    fn count_boot(&mut self, seen: &mut Observation) {
+        let StateView::Read(state) = &mut seen.state else { return };
+        // Only a state that belongs here is written to.
+        let ours = matches!(&seen.data, DataFact::Mounted { label, .. } if label.instance == state.instance);
+        if self.counted || !ours {
+            return;
+        }
+        let mut next = state.clone();
+        next.boot_counter += 1;
+        match crate::state_file::write(self.paths, &next) {
+            Ok(()) => {
+                *state = next;
+                self.counted = true;
+            }
+            Err(e) => log::warn!("counting this boot: {e:#}"),
+        }
+    }
+
+    /// Keeps a leaf that serves on disk, and the agent's server with it.
+    async fn keep_leaf(&mut self, identity: &Identity, seen: &Observation) -> Result<()> {
+        let now = clock::monotonic();
+        if self.tls.is_some() && self.leaf_checked.is_some_and(|checked| now.duration_since(checked) < UPKEEP) {
+            return Ok(());
+        }
+        if !matches!(seen.data, DataFact::Mounted { .. }) {
+            return Ok(());
+        }
+        let charter = &identity.charter;
+        let member = charter.member(&identity.own).context("the charter does not name this node")?;
+        let issuer_cert = read_seed_text(self.paths, seed::ISSUER_CERT)?;
+        let floor =
+            charter.not_before.max(seen.image.source_date_epoch).max(state(seen).map_or(0, |s| s.max_seen_time));
+        let request = LeafRequest {
+            fqdn: &identity.own,
+            addresses: &member.addresses,
+            issuer_cert: &issuer_cert,
+            now: clock::now(),
+            floor,
+        };
+        let files = ensure_leaf(self.paths, charter, &request)?;
+        if files.minted {
+            journal::tell(&journal::LEAF, &format!("minted a certificate for {}", identity.own), &[]);
+        }
+        self.leaf_checked = Some(now);
+        if self.tls.is_some() && !files.minted {
+            return Ok(());
+        }
+        let tls = AgentTls::new(&TlsParts {
+            chain: &files.chain,
+            key: &files.key,
+            peer_roots: &read_seed_text(self.paths, seed::PEER_ROOTS)?,
+            client_roots: &read_seed_text(self.paths, seed::CLIENT_ROOTS)?,
+            charter: charter.clone(),
+        })?;
+        match &self.tls {
+            Some(sender) => {
+                sender.send_replace(tls);
+            }
+            None => {
+                let listener = server::bind().await?;
+                let (sender, receiver) = watch::channel(tls);
+                tokio::spawn(server::serve(listener, receiver, self.desk.clone()));
+                self.tls = Some(sender);
+            }
+        }
+        Ok(())
+    }
+
+    async fn act(
+        &mut self,
+        identity: &Identity,
+        dns: &Dns,
+        local: &Local,
+        state: &State,
+        decision: &Decision,
+    ) -> Result<Applied> {
+        let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
+        let mut hands = Hands {
+            paths: self.paths,
+            image: &self.image,
+            charter: &identity.charter,
+            own: &identity.own,
+            state: state.clone(),
+            etcd: &local.etcd,
+            tls: tls.as_ref(),
+            dns,
+        };
+        if matches!(decision, Decision::Restart { .. }) {
+            self.clients_open = admit(&mut hands, &self.desk, self.clients_open).await?;
+            if settle(&mut hands, &self.desk).await? {
+                return Ok(Applied::Changed);
+            }
+        }
+        // Every start of etcd needs its certificate; without one it would only fail.
+        let starts = matches!(
+            decision,
+            Decision::Restart { .. }
+                | Decision::StartExisting { .. }
+                | Decision::StartFounding { .. }
+                | Decision::Form { .. }
+        );
+        if starts && tls.is_none() {
+            return Ok(Applied::PutOff("this node has no certificate yet".into()));
+        }
+        hands.apply(decision).await
+    }
+
+    /// Keeps the highest boot counter heard of every volume.
+    fn remember(&mut self, seen: &Observation) {
+        for peer in &seen.peers {
+            let PeerAnswer::Answered(status) = &peer.answer else { continue };
+            let Some(instance) = status.instance else { continue };
+            match self.remembers.iter_mut().find(|known| known.instance == instance && known.fqdn == peer.fqdn) {
+                Some(known) => known.boot_counter = known.boot_counter.max(status.boot_counter),
+                None => self.remembers.push(Remembered {
+                    fqdn: peer.fqdn.clone(),
+                    instance,
+                    boot_counter: status.boot_counter,
+                }),
+            }
+        }
+    }
+
+    /// Tells callers of the agent where the node stands.
+    fn publish(&self, seen: &Observation, decision: &Decision, identity: Option<&Identity>) {
+        let Some(identity) = identity else { return };
+        // Nothing is known of a volume before its state is written; saying so would read as a halt.
+        if matches!(decision, Decision::RecordBlank { .. }) {
+            return;
+        }
+        let standing = Standing {
+            seen,
+            decision,
+            boot_id: &self.image.boot_id,
+            image_key: self.image.meta.key,
+            remembers: &self.remembers,
+            waiting_for: &self.told.text,
+            waiting_since: self.told.since,
+        };
+        let Some(status) = standing::status(&standing) else { return };
+        self.desk.write(Seat {
+            status,
+            charter: identity.charter.clone(),
+            own: identity.own.clone(),
+            instance: state(seen).map(|state| state.instance),
+            lineage: standing::lineage(seen),
+            etcd_version: self.image.meta.etcd_version,
+        });
+    }
+
+    /// Console, journal and status file; how long to pause.
+    async fn tell(
+        &mut self,
+        seen: &Observation,
+        decision: &Decision,
+        applied: &Result<Applied>,
+        trouble: &str,
+        identity: Option<&Identity>,
+    ) -> Duration {
+        let explanation = decision.explain();
+        let mut text = match (decision, applied) {
+            (_, Err(e)) => format!("{e:#}"),
+            (_, Ok(Applied::PutOff(reason))) => reason.clone(),
+            (Decision::Halt(_) | Decision::Wait(_), Ok(_)) => format!("{}; {}", explanation.seen, explanation.hint),
+            (Decision::Restart { .. }, Ok(Applied::Settled)) => self.unserved(seen).await,
+            (
+                Decision::RecordBlank { .. }
+                | Decision::Restart { .. }
+                | Decision::StartExisting { .. }
+                | Decision::DropAssignment { .. }
+                | Decision::StartFounding { .. }
+                | Decision::Join { .. }
+                | Decision::Form { .. },
+                Ok(_),
+            ) => String::new(),
+        };
+        if !trouble.is_empty() {
+            text = if text.is_empty() { trouble.to_owned() } else { format!("{trouble}; {text}") };
+        }
+        let now = clock::monotonic();
+        let row = decision.row();
+        if row != self.told.row || text.is_empty() != self.told.text.is_empty() {
+            self.told.since = if text.is_empty() { 0 } else { clock::now() };
+        }
+        let changed = text != self.told.text || row != self.told.row;
+        if changed {
+            self.told.changed = now;
+        }
+        // A grantor that is asked again and again gives ever other reasons; the first one is told, and the one of each minute.
+        let put_off = matches!(applied, Ok(Applied::PutOff(_)));
+        let same = put_off && self.told.put_off && row == self.told.row;
+        let repeat = !text.is_empty() && now.duration_since(self.told.repeated) >= REPEAT;
+        if (changed && !same && !text.is_empty()) || repeat {
+            let event = if matches!(decision, Decision::Halt(_)) { &journal::HALTED } else { &journal::WAITING };
+            let verb = if matches!(decision, Decision::Halt(_)) { "halted" } else { "waiting" };
+            let waited = (clock::now() - self.told.since).max(0);
+            let since = if waited < 2 { String::new() } else { format!(" (for {waited} s)") };
+            let row = row.to_string();
+            let fields = [
+                ("KILN_SEEN", explanation.seen.as_str()),
+                ("KILN_RULE", &explanation.rule),
+                ("KILN_HINT", &explanation.hint),
+                ("KILN_ROW", &row),
+            ];
+            journal::tell(event, &format!("{verb}{since}: {text}"), &fields);
+            self.told.repeated = now;
+        }
+        (self.told.text, self.told.row, self.told.put_off) = (text, row, put_off);
+        self.publish(seen, decision, identity);
+        if changed || matches!(applied, Ok(Applied::Changed)) {
+            let file = StatusFile {
+                schema: 1,
+                status: self.desk.status().await,
+                observation: seen.clone(),
+                decision: decision.clone(),
+                explanation,
+            };
+            if let Err(e) = status_file::write(self.paths, &file) {
+                log::warn!("{e:#}");
+            }
+        }
+        self.pause(seen, applied, now)
+    }
+
+    fn pause(&self, seen: &Observation, applied: &Result<Applied>, now: Instant) -> Duration {
+        if matches!(applied, Ok(Applied::Changed)) {
+            return AT_ONCE;
+        }
+        let quiet = now.duration_since(self.told.changed);
+        let serves = self.told.text.is_empty() && state(seen).is_some_and(|state| state.activated_seen);
+        if serves || quiet > Duration::from_secs(600) {
+            SLOWLY
+        } else if quiet > Duration::from_secs(60) {
+            LATER
+        } else {
+            SOON
+        }
+    }
+
+    /// What a running member still lacks; empty when it serves.
+    async fn unserved(&self, seen: &Observation) -> String {
+        let Some(lineage) = standing::lineage(seen) else { return String::new() };
+        let status = running(&self.desk.etcd, lineage).await;
+        let holds = status.map_or(Holds::Data { lineage }, Holds::Running);
+        let activated = state(seen).is_some_and(|state| state.activated_seen);
+        match holds {
+            Holds::Running(running) if running.learner => "etcd is a learner and catches up with the cluster".into(),
+            Holds::Running(running) if !running.linearizable => {
+                "etcd runs, but too few members are up and reachable for it to serve".into()
+            }
+            Holds::Running(_) if activated => String::new(),
+            Holds::Running(_) => "etcd runs; clients are admitted when every member of the charter votes".into(),
+            Holds::Data { .. } | Holds::Blank | Holds::Unknown => {
+                "etcd has been started and does not answer yet".into()
+            }
+        }
+    }
+}
+
+/// Lets clients in: at once after a restart of a node that has seen the activation, else when etcd tells of it, linearizably.
+async fn admit(hands: &mut Hands<'_>, desk: &Desk, open: bool) -> Result<bool> {
+    if !hands.state.activated_seen {
+        let Ok((Some(_), _)) = desk.etcd.read(ACTIVATED).await else { return Ok(false) };
+        hands.state.activated_seen = true;
+        hands.persist()?;
+        journal::tell(&journal::ACTIVATED, "the cluster is activated: every member of the charter votes", &[]);
+    }
+    if !open {
+        hands.control(ControlRequest::OpenClients).await?;
+        journal::tell(&journal::CLIENTS_OPEN, "clients are admitted on port 2379", &[]);
+    }
+    Ok(true)
+}
+
+/// Ends the founder's special start on etcd 3.5: hands leadership over and stops etcd, which the next round starts with its strict
+/// check on. What etcd was started with is read from its command line, so that a crash in between changes nothing.
+async fn settle(hands: &mut Hands<'_>, desk: &Desk) -> Result<bool> {
+    if !hands.state.activated_seen || !hands.etcd.is_up() {
+        return Ok(false);
+    }
+    let args = fs_err::read_to_string(hands.paths.etcd_args())?;
+    if !args.contains("--strict-reconfig-check=false") {
+        return Ok(false);
+    }
+    let status = desk.etcd.status().await?;
+    if status.leader == Some(status.member) {
+        let members = desk.etcd.members().await?;
+        let heir = members.iter().find(|m| m.id != status.member && !m.learner && !m.client_urls.is_empty());
+        if let Some(heir) = heir {
+            desk.etcd.move_leader(heir.id).await?;
+        }
+    }
+    hands.control(ControlRequest::StopEtcd).await?;
+    Ok(true)
+}
+
+async fn stand_down(paths: &Paths, local: &Local) -> Result<Applied> {
+    if local.etcd.is_up() {
+        control_client::run(&paths.control_socket(), ControlRequest::StopEtcd).await?;
+    }
+    Ok(Applied::Settled)
+}
+
+/// The state that acting starts from: the one on disk, or the one about to be written there.
+fn acted_on<'a>(seen: &'a Observation, decision: &'a Decision) -> Option<&'a State> {
+    match decision {
+        Decision::RecordBlank { state } => Some(state),
+        Decision::Halt(_)
+        | Decision::Restart { .. }
+        | Decision::StartExisting { .. }
+        | Decision::DropAssignment { .. }
+        | Decision::StartFounding { .. }
+        | Decision::Join { .. }
+        | Decision::Wait(_)
+        | Decision::Form { .. } => state(seen),
+    }
+}
+
+fn identity(seen: &Observation) -> Option<Identity> {
+    match &seen.seed {
+        SeedView::Verified { header, charter } => {
+            Some(Identity { charter: Arc::new(charter.as_ref().clone()), own: header.fqdn.clone() })
+        }
+        SeedView::Missing(_) | SeedView::Invalid(_) => None,
+    }
+}
+
+fn state(seen: &Observation) -> Option<&State> {
+    match &seen.state {
+        StateView::Read(state) => Some(state),
+        StateView::Absent | StateView::Unreadable(_) => None,
+    }
+}
+
+fn read_seed_text(paths: &Paths, name: &str) -> Result<String> {
+    Ok(fs_err::read_to_string(paths.seed_dir().join(name))?)
+}

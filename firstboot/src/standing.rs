@@ -1,0 +1,93 @@
+//! What a node tells others of itself: its status from what it saw, chose and wrote. Pure.
+#![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
+
+use crate::decision::Decision;
+use crate::digest::{Id128, Sha256Digest};
+use crate::disk_fact::WalFact;
+use crate::message::{Holds, NodeStatus, Remembered};
+use crate::observation::{Observation, SeedView, StateView};
+use crate::state::{Phase, State};
+
+/// What a status is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// What was seen.
+    pub seen: &'a Observation,
+    /// What was chosen.
+    pub decision: &'a Decision,
+    /// This boot.
+    pub boot_id: &'a str,
+    /// The image.
+    pub image_key: Sha256Digest,
+    /// Boot counters heard of others.
+    pub remembers: &'a [Remembered],
+    /// What the node waits for; empty when it serves.
+    pub waiting_for: &'a str,
+    /// Since when, Unix seconds; 0 when it serves.
+    pub waiting_since: i64,
+}
+
+/// The status; none without a seed, for then there is no name to speak under.
+pub fn status(standing: &Standing<'_>) -> Option<NodeStatus> {
+    let SeedView::Verified { header, charter } = &standing.seen.seed else { return None };
+    let state = state(standing.seen);
+    Some(NodeStatus {
+        fqdn: header.fqdn.clone(),
+        env: header.env.clone(),
+        cluster: header.cluster,
+        generation: header.generation,
+        charter: charter.digest(),
+        boot_id: standing.boot_id.to_owned(),
+        image_key: standing.image_key,
+        etcd_version: standing.seen.image.etcd_version,
+        holds: holds(standing.seen, standing.decision),
+        phase: phase(state, standing.decision).to_owned(),
+        instance: state.map(|state| state.instance),
+        boot_counter: state.map_or(0, |state| state.boot_counter),
+        remembers: standing.remembers.to_vec(),
+        activated: state.is_some_and(|state| state.activated_seen),
+        waiting_for: standing.waiting_for.to_owned(),
+        waiting_since: standing.waiting_since,
+    })
+}
+
+fn state(seen: &Observation) -> Option<&State> {
+    match &seen.state {
+        StateView::Read(state) => Some(state),
+        StateView::Absent | StateView::Unreadable(_) => None,
+    }
+}
+
+/// The lineage the volume's data belongs to.
+pub fn lineage(seen: &Observation) -> Option<Id128> {
+    match &state(seen)?.position {
+        Phase::Blank => None,
+        Phase::Founding { lineage }
+        | Phase::Assigned { lineage, .. }
+        | Phase::Member { lineage, .. }
+        | Phase::Evicted { lineage, .. } => Some(*lineage),
+    }
+}
+
+/// `Blank` only when everything says so: a state that was read, no log, and no rule that forbids to act.
+fn holds(seen: &Observation, decision: &Decision) -> Holds {
+    if matches!(decision, Decision::Halt(_)) {
+        return Holds::Unknown;
+    }
+    match (lineage(seen), state(seen), &seen.wal) {
+        (Some(lineage), _, _) => Holds::Data { lineage },
+        (None, Some(_), WalFact::Absent) => Holds::Blank,
+        (None, _, _) => Holds::Unknown,
+    }
+}
+
+fn phase(state: Option<&State>, decision: &Decision) -> &'static str {
+    match (state.map(|state| &state.position), decision) {
+        (Some(Phase::Evicted { .. }), _) => "evicted",
+        (_, Decision::Halt(_)) => "halted",
+        (None | Some(Phase::Blank), _) => "blank",
+        (Some(Phase::Founding { .. }), _) => "founding",
+        (Some(Phase::Assigned { .. }), _) => "assigned",
+        (Some(Phase::Member { .. }), _) => "member",
+    }
+}
