@@ -1,5 +1,7 @@
 //! A small network of its own: one switch, one namespace a node, nothing shared with the machine.
 
+#![expect(clippy::disallowed_methods, reason = "tests prepare files")]
+
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -49,6 +51,10 @@ impl Network {
         run(&["ip", "-n", &space, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
         run(&["ip", "-n", &space, "link", "set", "lo", "up"]);
         run(&["ip", "-n", &space, "link", "set", "eth0", "up"]);
+        // etcd resolves its peers by the system's resolver; `ip netns exec` mounts this over /etc/resolv.conf.
+        let etc = format!("/etc/netns/{space}");
+        fs_err::create_dir_all(&etc).expect("making /etc/netns");
+        fs_err::write(format!("{etc}/resolv.conf"), format!("nameserver {}\n", Self::SWITCH)).expect("writing resolv.conf");
         space
     }
 
@@ -70,6 +76,7 @@ impl Drop for Network {
         for space in self.nodes.iter().chain([&self.switch()]) {
             // The test's own outcome matters more than a namespace that was never made.
             drop(output(&["ip", "netns", "del", space]));
+            drop(fs_err::remove_dir_all(format!("/etc/netns/{space}")));
         }
     }
 }
