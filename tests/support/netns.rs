@@ -54,7 +54,8 @@ impl Network {
         // etcd resolves its peers by the system's resolver; `ip netns exec` mounts this over /etc/resolv.conf.
         let etc = format!("/etc/netns/{space}");
         fs_err::create_dir_all(&etc).expect("making /etc/netns");
-        fs_err::write(format!("{etc}/resolv.conf"), format!("nameserver {}\n", Self::SWITCH)).expect("writing resolv.conf");
+        fs_err::write(format!("{etc}/resolv.conf"), format!("nameserver {}\n", Self::SWITCH))
+            .expect("writing resolv.conf");
         space
     }
 
