@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod doctor;
+pub mod lab;
 pub mod lock;
 pub mod pki;
 pub mod plan;
@@ -20,6 +21,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "as above")]
     Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "as above")]
+    Lab(lab::LabArgs),
+    #[expect(missing_docs, reason = "as above")]
     Pki(pki::PkiArgs),
 }
 
@@ -34,6 +37,7 @@ impl Command {
             Self::Plan(args) => args.run(places),
             Self::Build(args) => args.run(places),
             Self::Doctor(args) => args.run(places),
+            Self::Lab(args) => args.run(places),
             Self::Pki(args) => args.run(places),
         }
     }

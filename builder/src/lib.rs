@@ -1,10 +1,10 @@
 //! The operator's side of kiln: lock inputs, build images, mint identities, run clusters.
 //!
 //! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`, `image_definition`, `etcd_release`,
-//! `lock`, `key`, `recipe`, `cluster_files`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
+//! `lock`, `key`, `recipe`, `cluster_files`, `dns_records`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
 //! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive` and `resolve` ask
 //! package archives, `store` keeps, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
-//! what is not, `disk` makes disks, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
+//! what is not, `disk` makes disks, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
 //! the log. `exit` turns errors into exit codes.
 
 pub mod archive;
@@ -16,6 +16,7 @@ pub mod cluster_files;
 pub mod cmd;
 pub mod digesting;
 pub mod disk;
+pub mod dns_records;
 pub mod etcd_release;
 pub mod exit;
 pub mod fetch;
@@ -23,6 +24,7 @@ pub mod image_definition;
 pub mod image_file;
 pub mod interrupt;
 pub mod key;
+pub mod lab;
 pub mod layer;
 pub mod lock;
 pub mod logger;

@@ -2,10 +2,13 @@
 #![expect(clippy::disallowed_methods, reason = "reads the old lock, to leave it alone when nothing changed")]
 
 use anyhow::{Context as _, Result};
+use camino::Utf8PathBuf;
 use kiln_firstboot::durable;
 use serde::Serialize;
 
 use crate::cli::Places;
+use crate::lock::Lock;
+use crate::profile::Profile;
 use crate::{image_file, lock, resolve};
 
 /// Pin every input of a profile's image
@@ -37,16 +40,7 @@ impl LockArgs {
     /// As [`resolve::resolve`]; the old lock then stays as it was.
     pub fn run(self, places: &Places) -> Result<()> {
         let profile = places.profile(&self.profile)?;
-        let definition = image_file::read(&places.project, &profile)?;
-        let resolved =
-            resolve::resolve(&profile, &definition).with_context(|| format!("locking `{}`", profile.name))?;
-        let file = lock::path_of(&profile);
-        let text = resolved.render();
-        let changed = !fs_err::read_to_string(&file).is_ok_and(|old| old == text);
-        if changed {
-            durable::replace(file.as_std_path(), text.as_bytes(), 0o644)
-                .with_context(|| format!("writing lock `{file}`"))?;
-        }
+        let (resolved, file, changed) = write(places, &profile)?;
         let packages = [&resolved.base, &resolved.boot, &resolved.tools].map(|set| set.iter());
         let packages: Vec<_> = packages.into_iter().flatten().collect();
         let etcd: Vec<String> = resolved.etcd.iter().map(|e| format!("{} ({})", e.version, e.kind.word())).collect();
@@ -67,4 +61,21 @@ impl LockArgs {
         );
         places.print(&output, &text)
     }
+}
+
+/// Resolves a profile and writes its lock, if that changes it. Tells where the lock is and whether it changed.
+///
+/// # Errors
+/// As [`resolve::resolve`]; the old lock then stays as it was.
+pub fn write(places: &Places, profile: &Profile) -> Result<(Lock, Utf8PathBuf, bool)> {
+    let definition = image_file::read(&places.project, profile)?;
+    let resolved = resolve::resolve(profile, &definition).with_context(|| format!("locking `{}`", profile.name))?;
+    let file = lock::path_of(profile);
+    let text = resolved.render();
+    let changed = !fs_err::read_to_string(&file).is_ok_and(|old| old == text);
+    if changed {
+        durable::replace(file.as_std_path(), text.as_bytes(), 0o644)
+            .with_context(|| format!("writing lock `{file}`"))?;
+    }
+    Ok((resolved, file, changed))
 }

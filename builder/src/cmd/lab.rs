@@ -1,0 +1,276 @@
+//! `kiln lab`: a cluster on this machine.
+#![expect(clippy::disallowed_methods, reason = "reads the console of a node and waits for more of it")]
+
+mod dns;
+mod up;
+
+use std::io::{Read as _, Write as _};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use camino::{Utf8Path, Utf8PathBuf};
+use clap::Subcommand;
+
+use crate::cli::Places;
+use crate::cmd::build::SourceArgs;
+use crate::exit::Refusal;
+use crate::lab::host::TREE;
+use crate::lab::record::{Driver, Lock};
+use crate::lab::{Lab, Live, guest};
+use crate::pki::OPERATOR;
+
+/// How often a followed console is looked at for more.
+const FOLLOW_EVERY: Duration = Duration::from_millis(100);
+
+/// Run a cluster on this machine, in namespaces of its own
+///
+/// Network, DHCP, DNS and nodes come from the profile alone. Nothing of the machine is touched, and `down` leaves nothing behind.
+/// Needs root.
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true)]
+pub struct LabArgs {
+    #[command(subcommand)]
+    command: LabCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum LabCommand {
+    /// Bring a lab up, or go on where an interrupted one stopped, and wait until its cluster serves
+    ///
+    /// Mints keys, locks and builds what is missing first.
+    ///
+    /// Example: kiln lab up lab --driver container
+    #[command(verbatim_doc_comment)]
+    Up {
+        /// The cluster's profile, and the agent to put into its image
+        #[command(flatten)]
+        source: SourceArgs,
+        /// How nodes are run; a lab that is there keeps its driver [default: vm]
+        #[arg(long, value_enum)]
+        driver: Option<Driver>,
+        /// Power on these nodes only, and do not wait for the cluster
+        #[arg(long, value_name = "NODE", value_delimiter = ',')]
+        nodes: Vec<String>,
+        /// Seconds to wait for the cluster [default: 120 for containers, 900 for VMs]
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
+        /// Return once the nodes are powered on
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Tell where every node stands
+    ///
+    /// Example: kiln lab status lab --json
+    Status {
+        /// The cluster's profile
+        profile: String,
+    },
+    /// Pull the plug of nodes
+    ///
+    /// Example: kiln lab kill lab etcd2
+    Kill(Targets),
+    /// Power nodes on
+    ///
+    /// Example: kiln lab start lab --all
+    Start(Targets),
+    /// Pull a node's plug and give it a blank data disk; it stays off
+    ///
+    /// Example: kiln lab wipe lab etcd2
+    Wipe {
+        /// The cluster's profile
+        profile: String,
+        /// The node
+        node: String,
+    },
+    /// Run a command on a node
+    ///
+    /// In a VM by its guest agent, so without a terminal.
+    ///
+    /// Example: kiln lab exec lab etcd1 -- systemctl --failed
+    #[command(verbatim_doc_comment)]
+    Exec {
+        /// The cluster's profile
+        profile: String,
+        /// The node
+        node: String,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Run the image's etcdctl inside the lab's network, as the operator, against all nodes
+    ///
+    /// Example: kiln lab etcdctl lab put greeting hello
+    Etcdctl {
+        /// The cluster's profile
+        profile: String,
+        /// Arguments of etcdctl
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run a command on the lab host, inside the lab's network
+    ///
+    /// Example: kiln lab host lab -- ip neigh
+    Host {
+        /// The cluster's profile
+        profile: String,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Show what a node wrote to its console
+    ///
+    /// Example: kiln lab console lab etcd1 --follow
+    Console {
+        /// The cluster's profile
+        profile: String,
+        /// The node
+        node: String,
+        /// Go on showing what it writes, until Ctrl-C
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Stop, start or bend the lab's DNS
+    Dns {
+        /// The cluster's profile
+        profile: String,
+        #[command(subcommand)]
+        action: dns::DnsAction,
+    },
+    /// Take a lab away, from any state
+    ///
+    /// Keys, store and profile stay.
+    ///
+    /// Example: kiln lab down lab
+    #[command(verbatim_doc_comment)]
+    Down {
+        /// The cluster's profile
+        profile: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Targets {
+    /// The cluster's profile
+    profile: String,
+    /// The nodes
+    #[arg(value_name = "NODE", required_unless_present = "all")]
+    nodes: Vec<String>,
+    /// All nodes
+    #[arg(long, conflicts_with = "nodes")]
+    all: bool,
+}
+
+impl LabArgs {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// When it cannot be done or is refused; 75 when the cluster is not up in time.
+    pub fn run(self, places: &Places) -> anyhow::Result<()> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Refusal::new("a lab has namespaces of its own, which takes root", "sudo kiln lab ...").into());
+        }
+        match self.command {
+            LabCommand::Up { source, driver, nodes, timeout, no_wait } => {
+                up::run(places, &source, driver, &nodes, timeout.map(Duration::from_secs), no_wait)
+            }
+            LabCommand::Status { profile } => {
+                let status = lab(places, &profile)?.live()?.status()?;
+                places.print(&status, &status.table())
+            }
+            LabCommand::Kill(targets) => power(places, &targets, |live, nodes| live.kill(nodes)),
+            LabCommand::Start(targets) => power(places, &targets, |live, nodes| live.start(nodes)),
+            LabCommand::Wipe { profile, node } => {
+                let lab = lab(places, &profile)?;
+                let _lock = Lock::take(&lab.dir)?;
+                lab.live()?.wipe(lab.node(&node)?)
+            }
+            LabCommand::Exec { profile, node, command } => exec(places, &profile, &node, &command),
+            LabCommand::Etcdctl { profile, arguments } => etcdctl(places, &profile, arguments),
+            LabCommand::Host { profile, command } => {
+                guest::become_on_host(&lab(places, &profile)?.live()?.host, &command).map(drop)
+            }
+            LabCommand::Console { profile, node, follow } => {
+                let lab = lab(places, &profile)?;
+                console(&lab.console(lab.node(&node)?), follow)
+            }
+            LabCommand::Dns { profile, action } => dns::run(places, &profile, action),
+            LabCommand::Down { profile } => {
+                let there = lab(places, &profile)?.down()?;
+                log::info!("{}", if there { "the lab is gone" } else { "there was no lab" });
+                Ok(())
+            }
+        }
+    }
+}
+
+fn lab(places: &Places, profile: &str) -> anyhow::Result<Lab> {
+    let profile = places.profile(profile)?;
+    // The lab's directory is how its processes are found: it must be spelt the same from wherever kiln is called.
+    let absolute = |path: Utf8PathBuf| camino::absolute_utf8(&path).with_context(|| format!("resolving `{path}`"));
+    Ok(Lab {
+        dir: absolute(places.lab(&profile)?)?,
+        home: absolute(places.home()?)?,
+        store: absolute(places.store()?)?,
+        pki: absolute(places.pki(&profile)?)?,
+        profile,
+    })
+}
+
+fn power(
+    places: &Places,
+    targets: &Targets,
+    act: fn(&Live<'_>, &[&crate::profile::Node]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let lab = lab(places, &targets.profile)?;
+    let live = lab.live()?;
+    let _lock = Lock::take(&lab.dir)?;
+    act(&live, &lab.nodes(&targets.nodes)?)
+}
+
+fn exec(places: &Places, profile: &str, node: &str, command: &[String]) -> anyhow::Result<()> {
+    let lab = lab(places, profile)?;
+    let (live, node) = (lab.live()?, lab.node(node)?);
+    if live.driver() == Driver::Container {
+        return guest::become_in_container(&live, node, command).map(drop);
+    }
+    let outcome = guest::run_in_vm(&live, node, command)?;
+    std::io::stdout().write_all(&outcome.stdout).context("writing the output")?;
+    std::io::stderr().write_all(&outcome.stderr).context("writing the output")?;
+    match outcome.code {
+        0 => Ok(()),
+        code => bail!("`{}` ended with exit code {code} on `{}`", command.join(" "), node.name),
+    }
+}
+
+fn etcdctl(places: &Places, profile: &str, arguments: Vec<String>) -> anyhow::Result<()> {
+    let lab = lab(places, profile)?;
+    let live = lab.live()?;
+    let endpoints: Vec<String> = lab.profile.nodes.iter().map(|n| format!("https://{}:2379", n.address)).collect();
+    let operator = live.pki.client(OPERATOR);
+    // By environment, so that the flags of whoever wants to try another certificate win.
+    let environment = [
+        ("ENDPOINTS", endpoints.join(",")),
+        ("CACERT", operator.server_root.into_string()),
+        ("CERT", operator.cert.into_string()),
+        ("KEY", operator.key.into_string()),
+    ];
+    let mut command = vec!["env".to_owned()];
+    command.extend(environment.map(|(name, value)| format!("ETCDCTL_{name}={value}")));
+    command.push(format!("{TREE}/usr/bin/etcdctl"));
+    command.extend(arguments);
+    guest::become_on_host(&live.host, &command).map(drop)
+}
+
+fn console(path: &Utf8Path, follow: bool) -> anyhow::Result<()> {
+    let mut file = fs_err::File::open(path)?;
+    let mut out = std::io::stdout().lock();
+    loop {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        out.write_all(&bytes).and_then(|()| out.flush()).context("writing the output")?;
+        if !follow {
+            return Ok(());
+        }
+        std::thread::sleep(FOLLOW_EVERY);
+    }
+}

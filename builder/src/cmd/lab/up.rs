@@ -1,0 +1,104 @@
+//! `kiln lab up`: makes what is missing, brings the lab up, and watches it until it serves.
+#![expect(clippy::disallowed_methods, reason = "times `up`")]
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use camino::Utf8PathBuf;
+use serde::Serialize;
+
+use super::lab;
+use crate::cli::Places;
+use crate::cmd::build::SourceArgs;
+use crate::cmd::lock;
+use crate::lab::Lab;
+use crate::lab::record::{Driver, LabImage, Lock, Record};
+use crate::lab::status::LabStatus;
+use crate::lab::up::Seconds;
+use crate::pki::mint::{self, Order, Outcome};
+use crate::store::Store;
+use crate::{build, clock};
+
+/// What `up` tells.
+#[derive(Debug, Serialize)]
+struct UpReport {
+    profile: String,
+    driver: Driver,
+    image_key: String,
+    seconds: Seconds,
+    #[serde(flatten)]
+    status: LabStatus,
+}
+
+pub(super) fn run(
+    places: &Places,
+    source: &SourceArgs,
+    driver: Option<Driver>,
+    names: &[String],
+    timeout: Option<Duration>,
+    no_wait: bool,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let lab = lab(places, &source.profile)?;
+    let nodes = lab.nodes(names)?;
+    let image = prepare(places, source, &lab)?;
+    let mut seconds = Seconds { built: began.elapsed().as_secs_f64(), ..Seconds::default() };
+    let key = image.key.clone();
+    let lock = Lock::take(&lab.dir)?;
+    let live = lab.bring_up(&lock, image, driver, &nodes)?;
+    drop(lock);
+    seconds.started = began.elapsed().as_secs_f64();
+    log::info!("{:6.1} s  {} nodes are powered on", seconds.started, nodes.len());
+    let status = if no_wait || !names.is_empty() {
+        live.status()?
+    } else {
+        let limit = timeout.unwrap_or(match live.driver() {
+            Driver::Container => Duration::from_secs(120),
+            Driver::Vm => Duration::from_secs(900),
+        });
+        live.await_activation(began, limit, &mut seconds)?
+    };
+    let text = format!("{}\n{}", status.table(), how_to_go_on(&source.profile, &lab));
+    let (profile, driver) = (lab.profile.name.clone(), live.driver());
+    places.print(&UpReport { profile, driver, image_key: key, seconds, status }, &text)
+}
+
+fn how_to_go_on(profile: &str, lab: &Lab) -> String {
+    let first = lab.profile.nodes.first().map_or("NODE", |n| &n.name);
+    format!(
+        "write and read:   kiln lab etcdctl {profile} put greeting hello; kiln lab etcdctl {profile} get greeting\n\
+         watch a node:     kiln lab console {profile} {first} --follow\n\
+         pull a plug:      kiln lab kill {profile} {first}; kiln lab start {profile} {first}\n\
+         take it away:     kiln lab down {profile}\n"
+    )
+}
+
+/// Makes what an image needs and is not there: keys, lock, image.
+fn prepare(places: &Places, source: &SourceArgs, lab: &Lab) -> anyhow::Result<LabImage> {
+    let profile = &lab.profile;
+    let now = clock::now();
+    let mint = |generation| {
+        let order = Order { profile, generation, window_hours: None, now };
+        mint::init(&lab.pki, &order).with_context(|| format!("minting the keys of `{}`", profile.name))
+    };
+    let (pki, outcome) = mint(None)?;
+    if outcome == Outcome::Minted {
+        log::info!("minted the keys of `{}` in {}", profile.name, lab.pki);
+    }
+    // A lab that is not there holds no data, so its nodes may form anew; with a charter whose window is over they could not.
+    if pki.charter().form_until <= now && Record::read(&lab.dir)?.is_none() {
+        mint(Some(pki.charter().generation + 1))?;
+        log::info!("the time to form `{}` was over: minted its charter anew", profile.name);
+    }
+    if !profile.lock_file().exists() {
+        lock::write(places, profile)?;
+    }
+    let store = Store::at(places.store()?);
+    let (_, plan) = source.read(places)?.plan(&store)?;
+    let built = build::build(&store, &plan, false)?;
+    let path = |path: std::path::PathBuf| {
+        let path = Utf8PathBuf::try_from(path).context("reading the path of the image")?;
+        camino::absolute_utf8(&path).with_context(|| format!("resolving `{path}`"))
+    };
+    Ok(LabImage { key: built.key.to_string(), raw: path(built.raw)?, qcow2: path(built.image)? })
+}

@@ -1,0 +1,136 @@
+//! Running a command inside a node.
+#![expect(clippy::disallowed_methods, reason = "an edge: waits for a command in a guest, becomes another program")]
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+
+use super::Live;
+use super::host::Host;
+use super::record::Driver;
+use crate::exit::Refusal;
+use crate::profile::Node;
+use crate::tool::{self, ToolError};
+
+/// Where a node's programs are; the operator's own `PATH` says nothing about a node.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How often the guest agent is asked whether the command has ended; it has no way to say so by itself.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// What a command in a guest left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Its exit code; 128 and the signal when a signal ended it.
+    pub code: i64,
+    /// What it wrote to standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error.
+    pub stderr: Vec<u8>,
+}
+
+/// Becomes a command inside a container node: terminal, signals and exit code are its own.
+///
+/// # Errors
+/// When the node is off or `nsenter` cannot be started; it does not return otherwise.
+pub fn become_in_container(live: &Live<'_>, node: &Node, command: &[String]) -> anyhow::Result<Infallible> {
+    let (dir, uuid) = (live.lab.node_dir(node), live.uuid(node));
+    let Some(init) = live.container(node, &dir, &uuid).init(&live.host)? else {
+        let hint = format!("kiln lab start {} {}", live.lab.profile.name, node.name);
+        return Err(Refusal::new(format!("node `{}` is off", node.name), hint).into());
+    };
+    let enter = ["--target".to_owned(), init.pid.to_string(), "--all".into(), "--wd=/".into(), "--".into()];
+    become_program(enter.into_iter().chain(["/usr/bin/env".into(), PATH.into()]).chain(command.iter().cloned()))
+}
+
+/// Becomes a command on the lab host.
+///
+/// # Errors
+/// When `nsenter` cannot be started; it does not return otherwise.
+pub fn become_on_host(host: &Host, command: &[String]) -> anyhow::Result<Infallible> {
+    become_program(host.enter().into_iter().chain(command.iter().cloned()))
+}
+
+fn become_program(arguments: impl Iterator<Item = String>) -> anyhow::Result<Infallible> {
+    let program = tool::find("nsenter").ok_or_else(|| ToolError::Missing { program: "nsenter".into() })?;
+    let text = |s: String| CString::new(s).context("a command line cannot contain a zero byte");
+    let argv = std::iter::once(Ok(c"nsenter".to_owned())).chain(arguments.map(text)).collect::<Result<Vec<_>, _>>()?;
+    let program = text(program.to_string_lossy().into_owned())?;
+    nix::unistd::execv(&program, &argv).context("starting `nsenter`")
+}
+
+/// Runs a command in a VM by its guest agent and waits for its end.
+///
+/// # Errors
+/// When the agent does not answer; a command that fails is an outcome.
+pub fn run_in_vm(live: &Live<'_>, node: &Node, command: &[String]) -> anyhow::Result<Outcome> {
+    let (dir, uuid) = (live.lab.node_dir(node), live.uuid(node));
+    let vm = live.vm(node, &dir, &uuid);
+    let Some((program, arguments)) = command.split_first() else { bail!("there is no command to run") };
+    let start = json!({ "execute": "guest-exec",
+        "arguments": { "path": program, "arg": arguments, "capture-output": true, "env": [PATH] } });
+    let pid = vm.ask_agent(&live.host, &start)?["pid"].clone();
+    loop {
+        let ask = json!({ "execute": "guest-exec-status", "arguments": { "pid": pid } });
+        let answer = vm.ask_agent(&live.host, &ask)?;
+        if answer["exited"] == true {
+            let code = answer["exitcode"].as_i64();
+            let signal = answer["signal"].as_i64().map(|s| 128 + s);
+            let data = |key: &str| decode_base64(answer[key].as_str().unwrap_or_default());
+            return Ok(Outcome {
+                code: code.or(signal).unwrap_or(-1),
+                stdout: data("out-data").context("reading its output")?,
+                stderr: data("err-data").context("reading its output")?,
+            });
+        }
+        std::thread::sleep(ASK_EVERY);
+    }
+}
+
+impl Live<'_> {
+    /// The driver that runs the nodes.
+    pub fn driver(&self) -> Driver {
+        self.record.driver
+    }
+}
+
+/// Decodes base64 (RFC 4648 §4), as the guest agent writes it.
+fn decode_base64(text: &str) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut held) = (0u32, 0);
+    for c in text.bytes().filter(|c| *c != b'=') {
+        let value = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            other => bail!("`{}` is no base64 digit", char::from(other)),
+        };
+        bits = (bits << 6) | u32::from(value);
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push(u8::try_from((bits >> held) & 0xff)?);
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decodes_the_examples_of_the_rfc() {
+        for (text, bytes) in
+            [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmFy", "foobar")]
+        {
+            assert_eq!(decode_base64(text).unwrap(), bytes.as_bytes());
+        }
+        assert_eq!(decode_base64("/+8=").unwrap(), [0xff, 0xef]);
+        assert!(decode_base64("Z!").unwrap_err().to_string().contains("no base64 digit"));
+    }
+}

@@ -1,0 +1,198 @@
+//! The state of a lab as data and as a table. Field names are a promise to scripts.
+#![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
+
+use kiln_firstboot::message::{Holds, NodeStatus};
+use serde::Serialize;
+
+use crate::profile::Node;
+
+/// A whole lab.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LabStatus {
+    /// Every node of the profile has seen the cluster activated.
+    pub activated: bool,
+    /// The formation all answering nodes with data belong to; nothing before one exists, or when they disagree.
+    pub lineage: Option<String>,
+    /// The nodes, in the order of the profile.
+    pub nodes: Vec<NodeRow>,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeRow {
+    /// Its name.
+    pub name: String,
+    /// Its full name.
+    pub fqdn: String,
+    /// The agent's word; `off` when it is powered off, `booting` when it is on and its agent does not answer.
+    pub phase: String,
+    /// Its raft member id in etcd's notation.
+    pub member_id: Option<String>,
+    /// It is a learner still.
+    pub learner: bool,
+    /// Its etcd is a voter that answers linearizable reads, with no alarm.
+    pub healthy: bool,
+    /// The key of the image it runs.
+    pub image_key: Option<String>,
+    /// What it waits for or why it halted; empty when it serves.
+    pub waiting_for: String,
+}
+
+/// Brings power states and answers together. `nodes`, `powered` and `answers` go by the profile's order.
+pub fn summarize(nodes: &[Node], powered: &[bool], answers: &[Result<NodeStatus, String>]) -> LabStatus {
+    let rows = nodes.iter().zip(powered).zip(answers).map(|((node, on), answer)| row(node, *on, answer.as_ref().ok()));
+    let mut lineages: Vec<String> = answers.iter().flatten().filter_map(lineage).collect();
+    lineages.sort();
+    lineages.dedup();
+    LabStatus {
+        activated: answers.iter().all(|a| a.as_ref().is_ok_and(|s| s.activated)),
+        lineage: if lineages.len() == 1 { lineages.pop() } else { None },
+        nodes: rows.collect(),
+    }
+}
+
+fn lineage(status: &NodeStatus) -> Option<String> {
+    match &status.holds {
+        Holds::Running(running) => Some(running.lineage.to_string()),
+        Holds::Data { lineage } => Some(lineage.to_string()),
+        Holds::Blank | Holds::Unknown => None,
+    }
+}
+
+fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>) -> NodeRow {
+    let silent = |phase: &str, waiting_for: &str| NodeRow {
+        name: node.name.clone(),
+        fqdn: node.fqdn.to_string(),
+        phase: phase.into(),
+        member_id: None,
+        learner: false,
+        healthy: false,
+        image_key: None,
+        waiting_for: waiting_for.into(),
+    };
+    let Some(status) = answer else {
+        return if powered { silent("booting", "its agent does not answer yet") } else { silent("off", "") };
+    };
+    let running = match &status.holds {
+        Holds::Running(running) => Some(running),
+        Holds::Blank | Holds::Data { .. } | Holds::Unknown => None,
+    };
+    NodeRow {
+        phase: status.phase.clone(),
+        member_id: running.map(|r| r.member.to_string()),
+        learner: running.is_some_and(|r| r.learner),
+        healthy: running.is_some_and(|r| r.linearizable && !r.learner && r.alarms.is_empty()),
+        image_key: Some(status.image_key.to_string()),
+        waiting_for: status.waiting_for.clone(),
+        ..silent("", "")
+    }
+}
+
+impl LabStatus {
+    /// As a table with a headline, for people.
+    pub fn table(&self) -> String {
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["node", "phase", "member", "role", "healthy", "waits for"]);
+        for node in &self.nodes {
+            let role = match (&node.member_id, node.learner) {
+                (None, _) => "",
+                (Some(_), true) => "learner",
+                (Some(_), false) => "voter",
+            };
+            let healthy = if node.healthy { "yes" } else { "no" };
+            let member = node.member_id.as_deref().unwrap_or("");
+            let waits = node.waiting_for.lines().next().unwrap_or("");
+            table.add_row([&node.fqdn, &node.phase, member, role, healthy, waits]);
+        }
+        let lineage = self.lineage.as_deref().unwrap_or("none");
+        let activated = if self.activated { "activated" } else { "not activated" };
+        format!("{activated}, lineage {lineage}\n{table}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_firstboot::digest::{Id128, Sha256Digest};
+    use kiln_firstboot::message::Running;
+    use kiln_firstboot::state::RaftId;
+
+    fn answer(node: &Node, holds: Holds, activated: bool) -> NodeStatus {
+        NodeStatus {
+            fqdn: node.fqdn.clone(),
+            env: "t".into(),
+            cluster: Id128([1; 16]),
+            generation: 1,
+            charter: Sha256Digest([2; 32]),
+            boot_id: "b".into(),
+            image_key: Sha256Digest([3; 32]),
+            etcd_version: "3.6.14".parse().unwrap(),
+            holds,
+            phase: "member".into(),
+            instance: None,
+            boot_counter: 1,
+            remembers: vec![],
+            activated,
+            waiting_for: String::new(),
+            waiting_since: 0,
+        }
+    }
+
+    fn running(lineage: u8) -> Holds {
+        Holds::Running(Running {
+            lineage: Id128([lineage; 16]),
+            raft_cluster: RaftId(5),
+            member: RaftId(0xabc),
+            learner: false,
+            leader: Some(RaftId(0xabc)),
+            linearizable: true,
+            applied_index: 1,
+            revision: 1,
+            alarms: vec![],
+        })
+    }
+
+    #[test]
+    fn a_node_that_is_off_is_not_one_that_boots() {
+        let nodes = super::super::dns::tests::profile().nodes;
+        let silent = || Err("no route".to_owned());
+        let status = summarize(&nodes, &[true, false], &[silent(), silent()]);
+        assert_eq!((status.nodes[0].phase.as_str(), status.nodes[1].phase.as_str()), ("booting", "off"));
+        assert!(!status.activated && status.lineage.is_none());
+    }
+
+    #[test]
+    fn is_activated_when_every_node_says_so() {
+        let nodes = super::super::dns::tests::profile().nodes;
+        let all = |a: bool, b: bool| {
+            let answers = [Ok(answer(&nodes[0], running(7), a)), Ok(answer(&nodes[1], running(7), b))];
+            summarize(&nodes, &[true, true], &answers)
+        };
+        assert!(!all(true, false).activated);
+        let status = all(true, true);
+        assert!(status.activated && status.nodes.iter().all(|n| n.healthy));
+        assert_eq!(status.lineage, Some(Id128([7; 16]).to_string()));
+        assert_eq!(status.nodes[0].member_id.as_deref(), Some("abc"));
+    }
+
+    #[test]
+    fn two_lineages_are_none() {
+        let nodes = super::super::dns::tests::profile().nodes;
+        let answers = [Ok(answer(&nodes[0], running(7), true)), Ok(answer(&nodes[1], running(8), true))];
+        assert_eq!(summarize(&nodes, &[true, true], &answers).lineage, None);
+    }
+
+    #[test]
+    fn json_has_the_promised_fields() {
+        let nodes = super::super::dns::tests::profile().nodes;
+        let status = summarize(&nodes[..1], &[true], &[Ok(answer(&nodes[0], running(7), true))]);
+        let value = serde_json::to_value(&status).unwrap();
+        let keys = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&value), ["activated", "lineage", "nodes"]);
+        assert_eq!(
+            keys(&value["nodes"][0]),
+            ["fqdn", "healthy", "image_key", "learner", "member_id", "name", "phase", "waiting_for"]
+        );
+    }
+}

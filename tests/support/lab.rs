@@ -1,0 +1,164 @@
+//! The lab, driven as a user drives it: by the `kiln` program.
+#![expect(clippy::disallowed_methods, reason = "tests start processes, look at the machine, and read the environment")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::node::text;
+use crate::program::{kiln, output, workspace};
+use crate::wait::until;
+
+/// The profile of all lab tests; `tests/prepare` builds its image.
+pub const PROFILE: &str = "lab";
+
+/// How long a cluster of containers may take to form on two busy cores.
+pub const CONTAINER_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a cluster of emulated VMs may take to boot and form on two busy cores.
+pub const VM_PATIENCE: Duration = Duration::from_secs(900);
+
+/// The lab of [`PROFILE`]. Dropping it takes it down.
+#[derive(Debug)]
+pub struct Lab {
+    home: PathBuf,
+}
+
+impl Lab {
+    /// The lab in kiln's own home, so that its store and keys are used; nothing is up yet.
+    ///
+    /// # Panics
+    /// When a lab is up already: these tests would take away what somebody is using.
+    pub fn new() -> Self {
+        let home = std::env::var_os("KILN_HOME").map_or_else(|| PathBuf::from("/var/lib/kiln"), PathBuf::from);
+        let lab = Self { home };
+        assert!(!lab.dir().exists(), "a lab is up in {}: take it down first", lab.dir().display());
+        lab
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> PathBuf {
+        self.home.join("lab").join(PROFILE)
+    }
+
+    fn argv(args: &[&str]) -> Vec<String> {
+        let mut argv =
+            vec![text(&kiln()), "-C".into(), text(&workspace()), "lab".into(), args[0].into(), PROFILE.into()];
+        argv.extend(args[1..].iter().map(|a| (*a).to_owned()));
+        argv
+    }
+
+    /// `kiln lab VERB lab ARGS...`, however it ends.
+    pub fn run(&self, args: &[&str]) -> Output {
+        let argv = Self::argv(args);
+        output(&argv.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// `kiln lab VERB lab ARGS...`, which must succeed; its standard output.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let done = self.run(args);
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "kiln lab {args:?}: {}\n{stderr}\n{}", done.status, self.story());
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
+    /// `kiln lab VERB lab ARGS... --json`, which must succeed.
+    pub fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(&[args, &["--json"]].concat())).expect("--json prints JSON")
+    }
+
+    /// Starts `kiln lab VERB lab ARGS...` and returns at once.
+    pub fn start(&self, args: &[&str]) -> Child {
+        let argv = Self::argv(args);
+        let mut command = Command::new(&argv[0]);
+        command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("starting kiln")
+    }
+
+    /// Waits until `kiln lab status` satisfies `enough`; its last answer.
+    pub fn wait_status(&self, what: &str, patience: Duration, enough: impl Fn(&Value) -> bool) -> Value {
+        until(what, patience, || Some(self.json(&["status"])).filter(|status| enough(status)), || self.story())
+    }
+
+    /// Waits until every node serves and the cluster is activated.
+    pub fn wait_serving(&self, patience: Duration) -> Value {
+        self.wait_status("every node to serve", patience, |status| {
+            let healthy = status["nodes"].as_array().expect("nodes").iter().all(|n| n["healthy"] == true);
+            healthy && status["activated"] == true
+        })
+    }
+
+    /// The end of every console: what a person would look at.
+    pub fn story(&self) -> String {
+        let mut story = String::new();
+        for node in ["etcd1", "etcd2", "etcd3"] {
+            let console = self.dir().join("nodes").join(node).join("console.log");
+            let text = String::from_utf8_lossy(&fs_err::read(console).unwrap_or_default()).into_owned();
+            let lines: Vec<&str> = text.lines().collect();
+            story += &format!("--- {node}\n{}\n", lines[lines.len().saturating_sub(25)..].join("\n"));
+        }
+        story
+    }
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // A second panic while the first unwinds would hide it; what is left is visible to the next test's `new`.
+        let _ = self.run(&["down"]);
+    }
+}
+
+/// What a lab could leave on a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traces {
+    mounts: BTreeSet<String>,
+    links: BTreeSet<String>,
+    namespaces: BTreeSet<String>,
+    loops: BTreeSet<String>,
+    groups: BTreeSet<String>,
+    processes: BTreeSet<String>,
+    files: BTreeSet<String>,
+}
+
+impl Traces {
+    /// What is there now. `lab` is the directory of a lab: processes that name it count, and so does it.
+    pub fn now(lab: &Path) -> Self {
+        let lines = |path: &str| fs_err::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect();
+        let names = |dir: &str| {
+            let entries = fs_err::read_dir(dir).into_iter().flatten().flatten();
+            entries.map(|e| format!("{dir}/{}", e.file_name().to_string_lossy())).collect::<BTreeSet<_>>()
+        };
+        let mut groups = names("/sys/fs/cgroup");
+        groups.extend(names("/sys/fs/cgroup/unified"));
+        groups.retain(|g| g.contains("kiln"));
+        let backing = |dir: String| fs_err::read_to_string(format!("{dir}/loop/backing_file")).ok();
+        Self {
+            mounts: lines("/proc/self/mounts"),
+            links: names("/sys/class/net"),
+            namespaces: names("/run/netns"),
+            loops: names("/sys/block").into_iter().filter_map(backing).collect(),
+            groups,
+            processes: processes_of(lab),
+            files: lab.exists().then(|| lab.display().to_string()).into_iter().collect(),
+        }
+    }
+}
+
+/// Command lines that name the lab's directory, and everything that runs in namespaces below such a process.
+fn processes_of(lab: &Path) -> BTreeSet<String> {
+    let lab = lab.display().to_string();
+    let all = kiln_builder::lab::process::all().expect("reading /proc");
+    let named = |argv: &[String]| argv.iter().any(|a| a.contains(&lab));
+    let spaces: BTreeSet<u64> =
+        all.iter().filter(|p| named(&p.argv) && p.inner_pid != p.pid).map(|p| p.namespace).collect();
+    let of_lab = all.iter().filter(|p| named(&p.argv) || spaces.contains(&p.namespace));
+    of_lab.map(|p| format!("{} {}", p.pid, p.argv.join(" "))).collect()
+}
