@@ -197,11 +197,11 @@ impl Hands<'_> {
         durable::replace(&self.paths.etcd_args(), environment_file(&args)?.as_bytes(), 0o644)?;
         self.control(ControlRequest::StartEtcd { empty }).await?;
         let how = match start {
-            Start::Founding { .. } => "as the founder of a new lineage",
-            Start::Existing { .. } => "as a learner of the running cluster",
-            Start::Restart { .. } => "on its own data",
+            Start::Founding { .. } => "starting etcd as the founder of a new lineage",
+            Start::Existing { .. } => "starting etcd as a learner of the running cluster",
+            Start::Restart { .. } => "restarting etcd on its own data",
         };
-        journal::tell(&journal::ETCD_STARTED, &format!("starting etcd {how}"), &[("KILN_ARGS", &args.join(" "))]);
+        journal::tell(&journal::ETCD_STARTED, how, &[("KILN_ARGS", &args.join(" "))]);
         Ok(())
     }
 

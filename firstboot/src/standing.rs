@@ -7,6 +7,7 @@ use crate::disk_fact::WalFact;
 use crate::message::{Holds, NodeStatus, Remembered};
 use crate::observation::{Observation, SeedView, StateView};
 use crate::state::{Phase, State};
+use crate::wait::WaitReason;
 
 /// What a status is made from.
 #[derive(Clone, Copy, Debug)]
@@ -69,15 +70,36 @@ pub fn lineage(seen: &Observation) -> Option<Id128> {
     }
 }
 
-/// `Blank` only when everything says so: a state that was read, no log, and no rule that forbids to act.
+/// `Blank` only when everything says so: a state that was read, no log, no rule that forbids to act, and a name that DNS confirms.
+/// The founder forms on these answers, and a node unsure of its name must not be counted under it.
 fn holds(seen: &Observation, decision: &Decision) -> Holds {
     if matches!(decision, Decision::Halt(_)) {
         return Holds::Unknown;
     }
     match (lineage(seen), state(seen), &seen.wal) {
         (Some(lineage), _, _) => Holds::Data { lineage },
-        (None, Some(_), WalFact::Absent) => Holds::Blank,
+        (None, Some(_), WalFact::Absent) if named(decision) => Holds::Blank,
         (None, _, _) => Holds::Unknown,
+    }
+}
+
+/// DNS has confirmed the node's name, or the decision got past asking for it.
+fn named(decision: &Decision) -> bool {
+    let Decision::Wait(reason) = decision else { return true };
+    match reason {
+        WaitReason::NoAddress
+        | WaitReason::PtrMissing { .. }
+        | WaitReason::PtrFailed { .. }
+        | WaitReason::ForwardMissing { .. }
+        | WaitReason::ForwardFailed { .. }
+        | WaitReason::ForwardDiffers { .. }
+        | WaitReason::AddressNotInCharter { .. } => false,
+        WaitReason::EtcdStarting { .. }
+        | WaitReason::Peers(_)
+        | WaitReason::LineageConflict(_)
+        | WaitReason::Founder { .. }
+        | WaitReason::ClockBehind { .. }
+        | WaitReason::WindowClosed { .. } => true,
     }
 }
 
