@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -20,7 +20,7 @@ const ESSENTIAL: &str = "?and(?essential,?not(?exact-name(apt)))";
 /// A private apt with the package lists of some archives.
 #[derive(Debug)]
 pub struct Apt {
-    dir: tempfile::TempDir,
+    dir: PathBuf,
     mirrors: BTreeMap<String, String>,
 }
 
@@ -36,13 +36,12 @@ pub struct Source {
 }
 
 impl Apt {
-    /// Reads the lists of `sources`, verified.
+    /// Reads the lists of `sources`, verified, into `dir`, which is made.
     ///
     /// # Errors
     /// When apt is missing, an archive cannot be reached, or a signature is not by one of the fingerprints.
-    pub fn update(sources: &[Source]) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("kiln-apt-").tempdir().context("making a directory for apt")?;
-        let at = |name: &str| dir.path().join(name);
+    pub fn update(sources: &[Source], dir: PathBuf) -> Result<Self> {
+        let at = |name: &str| dir.join(name);
         for name in ["state/lists/partial", "cache/archives/partial", "etc/preferences.d", "sources", "trusted"] {
             fs_err::create_dir_all(at(name))?;
         }
@@ -57,7 +56,7 @@ impl Apt {
             mirrors.insert(archive.distribution.clone(), source.mirror.clone());
         }
         fs_err::write(at("sources/kiln.sources"), text)?;
-        fs_err::write(at("apt.conf"), configuration(dir.path()))?;
+        fs_err::write(at("apt.conf"), configuration(&dir))?;
         let apt = Self { dir, mirrors };
         // Without this apt goes on with the lists it could read and only warns about the others.
         apt.tool("apt-get").args(["-qq", "-o", "APT::Update::Error-Mode=any", "update"]).run()?;
@@ -96,7 +95,7 @@ impl Apt {
     /// When a list has no date.
     pub fn newest_list(&self) -> Result<i64> {
         let mut newest = None;
-        for found in fs_err::read_dir(self.dir.path().join("state/lists"))? {
+        for found in fs_err::read_dir(self.dir.join("state/lists"))? {
             let path = found?.path();
             if path.to_str().is_some_and(|p| p.ends_with("InRelease") || p.ends_with("_Release")) {
                 let text = fs_err::read_to_string(&path)?;
@@ -114,10 +113,7 @@ impl Apt {
 
     fn tool(&self, program: &str) -> Tool {
         // apt reads its messages' language and a proxy's address from the environment: only the second is wanted.
-        Tool::new(program)
-            .env("APT_CONFIG", self.dir.path().join("apt.conf"))
-            .env("LC_ALL", "C.UTF-8")
-            .dir(self.dir.path())
+        Tool::new(program).env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C.UTF-8").dir(&self.dir)
     }
 
     /// Looks up what `--print-uris` printed in the lists: apt prints whichever hash it likes, often MD5.

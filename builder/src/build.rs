@@ -168,6 +168,8 @@ fn ensure_etcd(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Res
 fn ensure_base(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<Entry> {
     layer::ensure(store, "base", &plan.keys.base, layers, |dir, log| {
         let packages: Vec<_> = plan.lock.base.iter().map(|p| (p.clone(), plan.lock.input(p))).collect();
-        base::make(store, &packages, &plan.base_entries, &plan.base_spec(dir), log)
+        let elsewhere = base::work_elsewhere(dir, nix::unistd::geteuid().is_root())?;
+        let work = elsewhere.as_ref().map_or(dir, |work| work.path());
+        base::make(store, &packages, &plan.base_entries, &plan.base_spec(work, dir), log)
     })
 }

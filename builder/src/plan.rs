@@ -165,8 +165,8 @@ impl Plan {
         u64::try_from(self.recipe.source_date_epoch).context("the lock's time is before 1970")
     }
 
-    /// How mmdebstrap is run in `dir`.
-    pub fn base_spec(&self, dir: &Path) -> BaseSpec<'_> {
+    /// How mmdebstrap is run in `work`, to leave its tar in `dir`.
+    pub fn base_spec(&self, work: &Path, dir: &Path) -> BaseSpec<'_> {
         let mut names: Vec<&str> = self.recipe.base_packages.iter().map(|p| p.name.as_str()).collect();
         names.sort_unstable();
         BaseSpec {
@@ -174,9 +174,7 @@ impl Plan {
             exclude: &self.recipe.exclude,
             include: &self.recipe.include,
             epoch: self.recipe.source_date_epoch,
-            repository: dir.join("repository"),
-            files: dir.join("files.tar"),
-            temp: dir.join("tmp"),
+            work: work.to_owned(),
             tar: dir.join(base::TAR),
             root: nix::unistd::geteuid().is_root(),
         }
@@ -237,7 +235,12 @@ impl Plan {
         let steps = [
             ("tools", keys.tools, missing(&tool_inputs), unpacked("tools", &tool_inputs)),
             ("etcd", keys.etcd, missing(&etcd_inputs), etcd_run.collect()),
-            ("base", keys.base, missing(&base_inputs), vec![self.base_spec(&temp("base")).tool().line()]),
+            (
+                "base",
+                keys.base,
+                missing(&base_inputs),
+                vec![self.base_spec(&temp("base"), &temp("base")).tool().line()],
+            ),
             ("boot-packages", keys.boot_packages, missing(&boot_inputs), unpacked("boot-packages", &boot_inputs)),
             ("boot", keys.boot, Vec::new(), boot.plan()),
             ("image", keys.image, Vec::new(), image_run),

@@ -10,20 +10,21 @@ use crate::etcd_release;
 use crate::image_definition::{Archive, ImageDefinition};
 use crate::lock::{self, EtcdKind, Lock, LockedEtcd, LockedPackage, LockedTarball};
 use crate::profile::{EtcdOrigin, EtcdSource, Profile};
+use crate::store::Store;
 
 /// Debian's development suite: where a newer etcd is first. Looked at when a profile names a version and no suite.
 const DEBIAN_DEVELOPMENT: &str = "sid";
 
-/// Resolves every input of a profile's image.
+/// Resolves every input of a profile's image. apt works in the store's `tmp`.
 ///
 /// # Errors
 /// When an archive cannot be read or lacks a package, or when no etcd alternate can be pinned.
-pub fn resolve(profile: &Profile, definition: &ImageDefinition) -> Result<Lock> {
+pub fn resolve(store: &Store, profile: &Profile, definition: &ImageDefinition) -> Result<Lock> {
     let mut mirrors = BTreeMap::new();
     let (base, tools, etcd) = std::thread::scope(|scope| {
-        let base = scope.spawn(|| base(definition));
-        let tools = scope.spawn(|| tools(definition));
-        let etcd = scope.spawn(|| etcd(profile, definition));
+        let base = scope.spawn(|| base(store, definition));
+        let tools = scope.spawn(|| tools(store, definition));
+        let etcd = scope.spawn(|| etcd(store, profile, definition));
         (joined(base), joined(tools), joined(etcd))
     });
     let (base, tools, etcd) = (base?, tools?, etcd?);
@@ -66,16 +67,16 @@ struct Etcd {
     mirrors: BTreeMap<String, String>,
 }
 
-fn base(definition: &ImageDefinition) -> Result<Base> {
-    let apt = lists(&archive::mirrors(&definition.archives)?)?;
+fn base(store: &Store, definition: &ImageDefinition) -> Result<Base> {
+    let apt = lists(store, &archive::mirrors(&definition.archives)?)?;
     let packages = apt.installation(&definition.packages)?;
     let boot = apt.exactly(&definition.boot.packages).context("resolving the packages that start the kernel")?;
     log::info!("base: {}; boot: {}", sizes(&packages), sizes(&boot));
     Ok(Base { apt, packages, boot })
 }
 
-fn tools(definition: &ImageDefinition) -> Result<ToolSet> {
-    let apt = lists(&archive::mirrors(&definition.tools.archives)?)?;
+fn tools(store: &Store, definition: &ImageDefinition) -> Result<ToolSet> {
+    let apt = lists(store, &archive::mirrors(&definition.tools.archives)?)?;
     let packages = apt.exactly(&definition.tools.packages).context("resolving the tools that make the disk")?;
     log::info!("tools: {}", sizes(&packages));
     Ok(ToolSet { apt, packages })
@@ -83,11 +84,11 @@ fn tools(definition: &ImageDefinition) -> Result<ToolSet> {
 
 /// Every alternate that can be pinned, in the profile's order. One whose pin is known needs no network; one that needs an archive that does
 /// not answer is left out when another remains.
-fn etcd(profile: &Profile, definition: &ImageDefinition) -> Result<Vec<Etcd>> {
+fn etcd(store: &Store, profile: &Profile, definition: &ImageDefinition) -> Result<Vec<Etcd>> {
     let mut found = Vec::new();
     let mut failed = Vec::new();
     for source in &profile.etcd.sources {
-        match etcd_of(source, definition) {
+        match etcd_of(store, source, definition) {
             Ok(etcd) => {
                 log::info!("etcd {} ({}): pinned", source.version, source.origin.kind());
                 found.push(etcd);
@@ -109,7 +110,7 @@ fn etcd(profile: &Profile, definition: &ImageDefinition) -> Result<Vec<Etcd>> {
     Ok(found)
 }
 
-fn etcd_of(source: &EtcdSource, definition: &ImageDefinition) -> Result<Etcd> {
+fn etcd_of(store: &Store, source: &EtcdSource, definition: &ImageDefinition) -> Result<Etcd> {
     let version = source.version;
     let tarball = |kind, origin: String, sha256| Etcd {
         locked: LockedEtcd { kind, version, tarball: Some(LockedTarball { origin, sha256 }), packages: Vec::new() },
@@ -129,12 +130,13 @@ fn etcd_of(source: &EtcdSource, definition: &ImageDefinition) -> Result<Etcd> {
         EtcdOrigin::Url { url, sha256 } => Ok(tarball(EtcdKind::Url, url.clone(), *sha256)),
         EtcdOrigin::File { path, sha256 } => Ok(tarball(EtcdKind::File, path.to_string(), *sha256)),
         EtcdOrigin::Packages { distribution, suite } => {
-            etcd_packages(version, distribution.as_deref(), suite.as_deref(), definition)
+            etcd_packages(store, version, distribution.as_deref(), suite.as_deref(), definition)
         }
     }
 }
 
 fn etcd_packages(
+    store: &Store,
     version: EtcdVersion,
     distribution: Option<&str>,
     suite: Option<&str>,
@@ -157,7 +159,7 @@ fn etcd_packages(
     let mut sources = archive::mirrors(&[Archive { suites: suites.clone(), ..known.clone() }])?;
     // The profile names the exact version, so an old list can offer nothing that was not asked for; and mirrors of development suites lag.
     sources.iter_mut().for_each(|source| source.check_age = false);
-    let apt = lists(&sources)?;
+    let apt = lists(store, &sources)?;
     let mut packages = Vec::new();
     for name in ["etcd-server", "etcd-client"] {
         let versions = apt.versions(name)?;
@@ -175,7 +177,7 @@ fn etcd_packages(
     Ok(Etcd { locked, mirrors: apt.mirrors().clone() })
 }
 
-fn lists(sources: &[archive::Source]) -> Result<Apt> {
+fn lists(store: &Store, sources: &[archive::Source]) -> Result<Apt> {
     for source in sources {
         let archive = &source.archive;
         log::info!(
@@ -185,7 +187,7 @@ fn lists(sources: &[archive::Source]) -> Result<Apt> {
             source.mirror
         );
     }
-    Apt::update(sources).context("reading package lists")
+    Apt::update(sources, store.temp_path("apt")?).context("reading package lists")
 }
 
 /// A distribution's version without epoch, revision and repacking: `1:3.5.30+ds-2` is 3.5.30.

@@ -15,9 +15,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use kiln_firstboot::digest::{Id128, Sha256Digest};
@@ -28,8 +27,8 @@ use crate::digesting::{self, Hashing};
 
 /// Name of the file with the sums of an entry's files, as `sha256sum --check` reads it.
 const SUMS: &str = "sha256sums";
-/// Length from which a file with holes is hashed as one: below, its holes cost nothing.
-const SPARSE_FROM: u64 = 16 << 20;
+/// Files that are disks or file systems, mostly holes. By name and not by their blocks, which differ between the file systems of build hosts.
+const SPARSE: [&str; 3] = [".raw", ".ext4", ".fat"];
 /// Name of the file that makes a directory an entry.
 const MANIFEST: &str = "manifest.json";
 
@@ -38,6 +37,7 @@ const MANIFEST: &str = "manifest.json";
 pub struct Store {
     root: PathBuf,
     session: OnceLock<Session>,
+    beginning: Mutex<()>,
 }
 
 /// This process's own directory under `tmp/`, held by a lock on the file beside it for as long as the process lives.
@@ -85,7 +85,7 @@ pub struct ManifestFile {
     /// Digest of its bytes, as `sha256sum` prints it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256Digest>,
-    /// For a file with holes, instead: the digest of what is not zero ([`digesting::sparse_digest_of`]).
+    /// For a disk or a file system, instead: the digest of what is not zero ([`digesting::sparse_digest_of`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sparse: Option<Sha256Digest>,
 }
@@ -115,7 +115,7 @@ pub struct BlobWriter<'a> {
 impl Store {
     /// The store at `root`; touches nothing until something is written.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), session: OnceLock::new() }
+        Self { root: root.into(), session: OnceLock::new(), beginning: Mutex::new(()) }
     }
 
     /// Its directory.
@@ -290,6 +290,10 @@ impl Store {
         if let Some(session) = self.session.get() {
             return Ok(&session.dir);
         }
+        let _beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = self.session.get() {
+            return Ok(&session.dir);
+        }
         let tmp = self.dir("tmp")?;
         // Held while sessions begin and while the dead are swept: nobody can mistake a session being made for one whose owner died.
         let _tmp = self.lock("tmp", "another kiln tidies the store; waiting for it")?;
@@ -299,7 +303,6 @@ impl Store {
         let held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
         let dir = tmp.join(&name);
         fs_err::create_dir(&dir)?;
-        // Two threads may get here at once; the loser's directory is empty and is swept by the next run.
         Ok(&self.session.get_or_init(|| Session { dir, _held: held }).dir)
     }
 
@@ -429,9 +432,7 @@ fn list(base: &Path, at: &Path, trees: &[String], paths: &mut Vec<String>) -> Re
 fn hash_files(base: &Path, paths: &[String]) -> Result<Vec<ManifestFile>> {
     let hash = |path: &String| {
         let file = fs_err::File::open(base.join(path))?.into_file();
-        let meta = file.metadata()?;
-        // File systems that compress or keep small files inline report fewer blocks too.
-        let has_holes = meta.len() >= SPARSE_FROM && meta.blocks() * 512 < meta.len();
+        let has_holes = SPARSE.iter().any(|suffix| path.ends_with(suffix));
         let hashed = if has_holes { digesting::sparse_digest_of(&file) } else { digesting::digest_of(&file) };
         let (digest, bytes) = hashed.with_context(|| format!("reading `{path}`"))?;
         let (sha256, sparse) = if has_holes { (None, Some(digest)) } else { (Some(digest), None) };

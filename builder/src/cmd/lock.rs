@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cli::Places;
 use crate::lock::Lock;
 use crate::profile::Profile;
+use crate::store::{Store, explain_full};
 use crate::{image_file, lock, resolve};
 
 /// Pin every input of a profile's image
@@ -69,7 +70,10 @@ impl LockArgs {
 /// As [`resolve::resolve`]; the old lock then stays as it was.
 pub fn write(places: &Places, profile: &Profile) -> Result<(Lock, Utf8PathBuf, bool)> {
     let definition = image_file::read(&places.project, profile)?;
-    let resolved = resolve::resolve(profile, &definition).with_context(|| format!("locking `{}`", profile.name))?;
+    let store = Store::at(places.store()?);
+    let resolved = resolve::resolve(&store, profile, &definition)
+        .with_context(|| format!("locking `{}`", profile.name))
+        .map_err(|error| explain_full(error, store.root()))?;
     let file = lock::path_of(profile);
     let text = resolved.render();
     let changed = !fs_err::read_to_string(&file).is_ok_and(|old| old == text);

@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "writes the private archive")]
 
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -38,12 +39,8 @@ pub struct BaseSpec<'a> {
     pub include: &'a [String],
     /// The time of everything, Unix seconds.
     pub epoch: i64,
-    /// The private archive.
-    pub repository: PathBuf,
-    /// Files put in before packages are configured, as a tar.
-    pub files: PathBuf,
-    /// Where mmdebstrap keeps the tree while it grows.
-    pub temp: PathBuf,
+    /// Where the private archive is and the tree grows; it must be within reach of whoever mmdebstrap becomes.
+    pub work: PathBuf,
     /// The tar to make.
     pub tar: PathBuf,
     /// Whether this process is root.
@@ -51,6 +48,21 @@ pub struct BaseSpec<'a> {
 }
 
 impl BaseSpec<'_> {
+    /// The private archive.
+    fn repository(&self) -> PathBuf {
+        self.work.join("repository")
+    }
+
+    /// Files put in before packages are configured, as a tar.
+    fn files(&self) -> PathBuf {
+        self.work.join("files.tar")
+    }
+
+    /// Where mmdebstrap keeps the tree while it grows.
+    fn temp(&self) -> PathBuf {
+        self.work.join("tmp")
+    }
+
     /// The command.
     pub fn tool(&self) -> Tool {
         let path = |path: &Path| shell_quote(&path.to_string_lossy());
@@ -59,19 +71,19 @@ impl BaseSpec<'_> {
         };
         Tool::new("mmdebstrap")
             .env("SOURCE_DATE_EPOCH", self.epoch.to_string())
-            .env("TMPDIR", &self.temp)
+            .env("TMPDIR", self.temp())
             .env("LC_ALL", "C.UTF-8")
             .arg(if self.root { "--mode=root" } else { "--mode=unshare" })
             .args(["--variant=essential", "--architectures=amd64", "--format=tar"])
             .arg(format!("--include={}", self.names.join(",")))
             .args(dpkg("path-exclude", self.exclude))
             .args(dpkg("path-include", self.include))
-            .arg(format!("--extract-hook=tar-in {} /", path(&self.files)))
+            .arg(format!("--extract-hook=tar-in {} /", path(&self.files())))
             // Ours removes more, and must run while the tree is still there to be changed.
             .args(["--skip=cleanup/apt,cleanup/mmdebstrap", &format!("--customize-hook={CLEAN}")])
             .arg("")
             .arg(&self.tar)
-            .arg(format!("deb [trusted=yes] copy://{} ./", self.repository.display()))
+            .arg(format!("deb [trusted=yes] copy://{} ./", self.repository().display()))
     }
 }
 
@@ -91,29 +103,60 @@ pub fn make(
     if fetched.count > 0 {
         log::info!("base: fetched {} packages, {} MB", fetched.count, fetched.bytes.div_ceil(1_000_000));
     }
-    fs_err::create_dir(&spec.repository)?;
-    fs_err::create_dir(&spec.temp)?;
-    write_repository(store, packages, spec)?;
+    let (repository, temp) = (spec.repository(), spec.temp());
+    fs_err::create_dir(&repository)?;
+    fs_err::create_dir(&temp)?;
+    // In a user namespace mmdebstrap is somebody else, who must be able to make its directory here.
+    if !spec.root {
+        fs_err::set_permissions(&temp, PermissionsExt::from_mode(0o1777))?;
+    }
+    write_repository(store, packages, &repository)?;
     // An archive without members to put the files on top of.
-    let nothing = spec.temp.join("nothing.tar");
+    let nothing = temp.join("nothing.tar");
     fs_err::write(&nothing, [0; 1024])?;
     let epoch = u64::try_from(spec.epoch).context("the lock's time is before 1970")?;
-    disk::compose(&nothing, files, epoch, fs_err::File::create(&spec.files)?.into_file())?;
+    disk::compose(&nothing, files, epoch, fs_err::File::create(spec.files())?.into_file())?;
     spec.tool().log(log).run().context("installing the base")?;
-    for path in [&spec.repository, &spec.temp] {
-        fs_err::remove_dir_all(path)?;
-    }
-    fs_err::remove_file(&spec.files)?;
+    fs_err::remove_dir_all(&repository)?;
+    fs_err::remove_dir_all(&temp)?;
+    fs_err::remove_file(spec.files())?;
     Ok(Vec::new())
 }
 
+/// A directory to work in that is not `dir`, if an ordinary user's `dir` is in a private place: in its user namespace mmdebstrap is nobody who
+/// may enter it.
+///
+/// # Errors
+/// When a directory cannot be looked at or made.
+pub fn work_elsewhere(dir: &Path, root: bool) -> Result<Option<tempfile::TempDir>> {
+    let absolute = fs_err::canonicalize(dir)?;
+    let mut open = true;
+    for ancestor in absolute.ancestors() {
+        open &= fs_err::metadata(ancestor)?.permissions().mode() & 0o001 != 0;
+    }
+    if root || open {
+        return Ok(None);
+    }
+    // Not /tmp: a base needs half a GB, and /tmp is often memory.
+    let work = tempfile::Builder::new()
+        .prefix("kiln-base-")
+        .tempdir_in("/var/tmp")
+        .context("making a directory in /var/tmp")?;
+    fs_err::set_permissions(work.path(), PermissionsExt::from_mode(0o755))?;
+    Ok(Some(work))
+}
+
 /// A flat archive: the packages, hard-linked, a `Packages` with their own control data, and a `Release` over it.
-fn write_repository(store: &Store, packages: &[(LockedPackage, Input)], spec: &BaseSpec<'_>) -> Result<()> {
+fn write_repository(store: &Store, packages: &[(LockedPackage, Input)], repository: &Path) -> Result<()> {
     let mut index = String::new();
     for (package, input) in packages {
         let blob = store.blob_path(&package.sha256);
         let name = format!("{}_{}.deb", package.name, package.sha256);
-        fs_err::hard_link(&blob, spec.repository.join(&name))?;
+        let place = repository.join(&name);
+        // Another file system, or a directory out of reach, takes a copy.
+        if fs_err::hard_link(&blob, &place).is_err() {
+            fs_err::copy(&blob, &place)?;
+        }
         let control = Tool::new("dpkg-deb")
             .arg("--field")
             .arg(&blob)
@@ -133,7 +176,7 @@ fn write_repository(store: &Store, packages: &[(LockedPackage, Input)], spec: &B
         Sha256Digest::of(index.as_bytes()),
         index.len()
     );
-    fs_err::write(spec.repository.join("Packages"), index)?;
-    fs_err::write(spec.repository.join("Release"), release)?;
+    fs_err::write(repository.join("Packages"), index)?;
+    fs_err::write(repository.join("Release"), release)?;
     Ok(())
 }
