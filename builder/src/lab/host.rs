@@ -38,9 +38,10 @@ impl Host {
     /// # Errors
     /// When `/proc` cannot be read.
     pub fn find(dir: &Utf8Path) -> anyhow::Result<Option<Self>> {
-        let marked = marked(dir)?;
+        let all = process::all()?;
+        let marked = marked(&all, dir);
         // The holder is pid 1 of its own namespace; before it come its parents, which carry the same mark.
-        let holder = marked.into_iter().find(|p| p.inner_pid == 1 && p.runs("sh"));
+        let holder = marked.into_iter().find(|p| p.inner_pid == 1 && p.runs("sh")).cloned();
         Ok(holder.filter(|_| dir.join("host.ready").exists()).map(|holder| Self { holder }))
     }
 
@@ -57,8 +58,8 @@ impl Host {
         Self::remove(dir)?;
         let ready = dir.join("host.ready");
         let log = dir.join("host.log");
-        let running = Tool::new("setsid")
-            .args(["unshare", "--mount", "--propagation", "private", "sh", "-c", HOLD, MARK])
+        let running = Tool::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", HOLD, MARK])
             .args([dir.as_str(), &group(dir), name, &format!("{}/{}", gateway.0, gateway.1), dir.as_str()])
             .args(keep)
             .env("KILN_LAB_HOLD", HOLD)
@@ -80,7 +81,11 @@ impl Host {
     /// # Errors
     /// When something cannot be ended or removed.
     pub fn remove(dir: &Utf8Path) -> anyhow::Result<()> {
-        let marked = marked(dir)?;
+        let all = process::all()?;
+        let marked = marked(&all, dir);
+        // An `nsenter` waits outside for what it started inside, and ends with it.
+        let entered: Vec<&Process> =
+            all.iter().filter(|p| marked.iter().any(|m| p.has_args(&["--target", &m.pid.to_string()]))).collect();
         let namespaces: Vec<u64> = marked.iter().filter(|p| p.inner_pid == 1).map(|p| p.namespace).collect();
         for process in &marked {
             process.kill()?;
@@ -88,6 +93,7 @@ impl Host {
         for namespace in namespaces {
             process::in_namespace(namespace)?.iter().try_for_each(Process::wait_gone)?;
         }
+        entered.into_iter().try_for_each(Process::wait_gone)?;
         let script = r#"mount -t cgroup2 cgroup2 /sys/fs/cgroup
             cd "/sys/fs/cgroup/$1" 2>/dev/null || exit 0
             for try in 1 2 3 4 5 6 7 8 9 10; do
@@ -114,7 +120,8 @@ impl Host {
         Ok(Tool::new("nsenter").args(self.enter()).arg(path))
     }
 
-    /// A command inside the lab host that will stay: in a control group of the lab, out of the reach of the terminal.
+    /// A command inside the lab host that will stay, in a control group of the lab. Its process group is its own, as of all that
+    /// [`Tool`] starts, so that Ctrl-C in the terminal does not reach it.
     ///
     /// # Errors
     /// When the program is not installed.
@@ -122,7 +129,7 @@ impl Host {
         let path = tool::find(program).ok_or_else(|| ToolError::Missing { program: program.into() })?;
         let script =
             r#"mkdir -p "/sys/fs/cgroup/$1" && echo $$ > "/sys/fs/cgroup/$1/cgroup.procs" && shift && exec "$@""#;
-        let enter = Tool::new("setsid").arg("nsenter").args(self.enter());
+        let enter = Tool::new("nsenter").args(self.enter());
         Ok(enter.args(["sh", "-c", script, "kiln-lab-daemon", group]).arg(path))
     }
 
@@ -174,8 +181,8 @@ impl Host {
 }
 
 /// Processes whose command line says that they hold the lab in `dir`.
-fn marked(dir: &Utf8Path) -> anyhow::Result<Vec<Process>> {
-    Ok(process::all()?.into_iter().filter(|p| p.has_args(&[MARK, dir.as_str()])).collect())
+fn marked<'a>(all: &'a [Process], dir: &Utf8Path) -> Vec<&'a Process> {
+    all.iter().filter(|p| p.has_args(&[MARK, dir.as_str()])).collect()
 }
 
 /// The lab's control group. Its name comes from the directory, so that labs of one name in two homes do not meet.
