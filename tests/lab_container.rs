@@ -7,7 +7,7 @@ use kiln_tests::wait::until;
 const UP: [&str; 3] = ["up", "--driver", "container"];
 
 #[test]
-#[ignore = "needs root and a built image: tests/prepare"]
+#[ignore = "needs root and a built image: tests/run"]
 fn a_cluster_comes_up_bears_a_power_cut_and_leaves_nothing() {
     let lab = Lab::new();
     let before = Traces::now(&lab.dir());
@@ -36,7 +36,7 @@ fn a_cluster_comes_up_bears_a_power_cut_and_leaves_nothing() {
 }
 
 #[test]
-#[ignore = "needs root and a built image: tests/prepare"]
+#[ignore = "needs root and a built image: tests/run"]
 fn an_up_killed_at_any_point_is_taken_down_without_a_trace() {
     let lab = Lab::new();
     let before = Traces::now(&lab.dir());
@@ -62,7 +62,7 @@ fn an_up_killed_at_any_point_is_taken_down_without_a_trace() {
 }
 
 #[test]
-#[ignore = "needs root and a built image: tests/prepare"]
+#[ignore = "needs root and a built image: tests/run"]
 fn an_up_that_was_killed_goes_on_where_it_stopped() {
     let lab = Lab::new();
     let mut up = lab.start(&UP);
@@ -74,7 +74,7 @@ fn an_up_that_was_killed_goes_on_where_it_stopped() {
 }
 
 #[test]
-#[ignore = "needs root and a built image: tests/prepare"]
+#[ignore = "needs root and a built image: tests/run"]
 fn mending_dns_is_enough() {
     let lab = Lab::new();
     // With only one node on, the cluster cannot have formed before DNS is bent.
@@ -90,7 +90,7 @@ fn mending_dns_is_enough() {
 }
 
 #[test]
-#[ignore = "needs root and a built image: tests/prepare"]
+#[ignore = "needs root and a built image: tests/run"]
 fn a_wiped_voter_is_not_replaced_behind_the_operators_back() {
     let lab = Lab::new();
     let ids = members(&lab.json(&UP));

@@ -4,7 +4,7 @@
 use kiln_tests::lab::{Lab, Traces, VM_PATIENCE};
 
 #[test]
-#[ignore = "needs root, QEMU and a built image: tests/prepare"]
+#[ignore = "needs root, QEMU and a built image: tests/run"]
 fn three_machines_from_one_image_form_and_bear_a_power_cut() {
     let lab = Lab::new();
     let before = Traces::now(&lab.dir());

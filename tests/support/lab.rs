@@ -12,7 +12,7 @@ use crate::node::text;
 use crate::program::{kiln, output, workspace};
 use crate::wait::until;
 
-/// The profile of all lab tests; `tests/prepare` builds its image.
+/// The profile of all lab tests; `tests/run` builds its image.
 pub const PROFILE: &str = "lab";
 
 /// How long a cluster of containers may take to form on two busy cores.

@@ -23,6 +23,7 @@ impl Network {
 
     /// Makes the switch.
     pub fn new() -> Self {
+        sweep();
         let prefix = format!("kt{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let network = Self { prefix, nodes: Vec::new() };
         let switch = network.switch();
@@ -64,6 +65,26 @@ impl Network {
         let state = if up { "up" } else { "down" };
         run(&["ip", "-n", &self.switch(), "link", "set", &format!("p{index}"), state]);
     }
+}
+
+/// Removes what a test process that was killed has left: the namespaces that bear its number, and what runs in them.
+fn sweep() {
+    for space in output_lines(&["ip", "netns", "list"]) {
+        let space = space.split(' ').next().unwrap_or_default();
+        let owner = space.strip_prefix("kt").and_then(|rest| rest.split('x').next()?.parse::<u32>().ok());
+        if owner.is_none_or(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()) {
+            continue;
+        }
+        for pid in output_lines(&["ip", "netns", "pids", space]) {
+            drop(output(&["kill", "-KILL", &pid]));
+        }
+        drop(output(&["ip", "netns", "del", space]));
+        drop(fs_err::remove_dir_all(format!("/etc/netns/{space}")));
+    }
+}
+
+fn output_lines(argv: &[&str]) -> Vec<String> {
+    String::from_utf8_lossy(&output(argv).stdout).lines().map(str::to_owned).collect()
 }
 
 impl Default for Network {
