@@ -11,6 +11,8 @@ pub const CHUNK: usize = 256 * 1024;
 /// The grain of [`sparse_digest_of`]: the block of the file systems we make.
 pub const PIECE: usize = 4096;
 
+static ZEROS: [u8; PIECE] = [0; PIECE];
+
 /// A writer that hashes and counts what goes through it.
 pub struct Hashing<W> {
     inner: W,
@@ -103,7 +105,7 @@ pub fn sparse_digest_of(file: &std::fs::File) -> io::Result<(Sha256Digest, u64)>
         let want = usize::try_from((length - at).min(CHUNK as u64)).unwrap_or(CHUNK);
         file.read_exact_at(&mut buffer[..want], at)?;
         for (i, piece) in buffer[..want].chunks(PIECE).enumerate() {
-            if piece.iter().any(|byte| *byte != 0) {
+            if *piece != ZEROS[..piece.len()] {
                 context.update(&(at + (i * PIECE) as u64).to_be_bytes());
                 context.update(piece);
             }

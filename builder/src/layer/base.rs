@@ -180,3 +180,42 @@ fn write_repository(store: &Store, packages: &[(LockedPackage, Input)], reposito
     fs_err::write(repository.join("Release"), release)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_names_every_package_and_nothing_of_the_host() {
+        let spec = BaseSpec {
+            names: vec!["systemd", "udev"],
+            exclude: &["/usr/share/man/*".to_owned()],
+            include: &["/usr/share/doc/*/copyright".to_owned()],
+            epoch: 1_700_000_000,
+            work: "/store/tmp/w".into(),
+            tar: "/store/tmp/e/rootfs.tar".into(),
+            root: false,
+        };
+        let clean = shell_quote(&format!("--customize-hook={CLEAN}"));
+        assert_eq!(
+            spec.tool().line(),
+            format!(
+                "SOURCE_DATE_EPOCH=1700000000 TMPDIR=/store/tmp/w/tmp LC_ALL=C.UTF-8 mmdebstrap --mode=unshare --variant=essential \
+                 --architectures=amd64 --format=tar --include=systemd,udev '--dpkgopt=path-exclude=/usr/share/man/*' \
+                 '--dpkgopt=path-include=/usr/share/doc/*/copyright' '--extract-hook=tar-in /store/tmp/w/files.tar /' \
+                 --skip=cleanup/apt,cleanup/mmdebstrap {clean} '' /store/tmp/e/rootfs.tar \
+                 'deb [trusted=yes] copy:///store/tmp/w/repository ./'"
+            )
+        );
+    }
+
+    #[test]
+    fn a_private_place_is_not_worked_in_without_root() {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        let work = work_elsewhere(dir.path(), false).unwrap().unwrap();
+        assert!(work.path().starts_with("/var/tmp"));
+        assert_eq!(fs_err::metadata(work.path()).unwrap().permissions().mode() & 0o777, 0o755);
+        assert!(work_elsewhere(dir.path(), true).unwrap().is_none());
+    }
+}

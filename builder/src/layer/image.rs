@@ -65,3 +65,39 @@ fn untar(tar: &Path, root: &Path) -> Tool {
         .arg("--directory")
         .arg(root)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    #[test]
+    fn unpacks_the_tree_with_modes_links_and_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("base.tar");
+        std::fs::write(&base, [0; 1024]).unwrap();
+        // Only root may give files away, so the test keeps its own.
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let own = |mut entry: TreeEntry, mode| {
+            (entry.mode, entry.uid, entry.gid) = (mode, uid, gid);
+            entry
+        };
+        let link = disk::Content::Symlink("../run/resolv.conf".into());
+        let entries = [
+            own(TreeEntry::file("etc", ""), 0o755),
+            own(TreeEntry::file("etc/shadow", "secret"), 0o640),
+            own(TreeEntry::file("etc/resolv.conf", ""), 0o777),
+        ];
+        let mut entries = entries;
+        entries[0].content = disk::Content::Directory;
+        entries[2].content = link;
+        let out = dir.path().join("out");
+        std::fs::create_dir(&out).unwrap();
+        let trees = make_tree(&base, &entries, 1_700_000_000, &out, &dir.path().join("log")).unwrap();
+        assert_eq!(trees, [ROOT]);
+        let shadow = std::fs::metadata(out.join("root/etc/shadow")).unwrap();
+        assert_eq!((shadow.permissions().mode() & 0o7777, shadow.mtime()), (0o640, 1_700_000_000));
+        assert_eq!(std::fs::read_link(out.join("root/etc/resolv.conf")).unwrap(), Path::new("../run/resolv.conf"));
+        assert!(!out.join("tree.tar").exists());
+    }
+}
