@@ -14,8 +14,10 @@ use super::{Lab, Live, dhcp, root_partition, vm};
 use crate::exit::{Refusal, TryAgain};
 use crate::profile::Node;
 
-/// How often the nodes are asked while they form.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often containers are asked while they form: often enough to time their milestones.
+const LOOK_AT_CONTAINERS: Duration = Duration::from_millis(250);
+/// How often VMs are asked. Under emulation every answer is a TLS handshake of a tenth of a second or more, which forming needs itself.
+const LOOK_AT_VMS: Duration = Duration::from_secs(2);
 
 /// Seconds from the start of `up` to each milestone; absent for one that was not reached, 0-ish for one that was there already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -98,6 +100,10 @@ impl Live<'_> {
     ) -> anyhow::Result<LabStatus> {
         let mut said: BTreeMap<String, String> = BTreeMap::new();
         let deadline = Instant::now() + limit;
+        let pause = match self.record.driver {
+            Driver::Container => LOOK_AT_CONTAINERS,
+            Driver::Vm => LOOK_AT_VMS,
+        };
         loop {
             let status = self.status()?;
             let now = began.elapsed().as_secs_f64();
@@ -133,7 +139,7 @@ impl Live<'_> {
                 ))
                 .into());
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(pause);
         }
     }
 }
