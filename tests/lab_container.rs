@@ -17,6 +17,7 @@ fn a_cluster_comes_up_bears_a_power_cut_and_leaves_nothing() {
     let ids = members(&up);
     assert!(ids.iter().all(Option::is_some), "{up}");
     assert_eq!(lab.ok(&["etcdctl", "put", "greeting", "hello"]), "OK\n");
+    lab.refuses_strangers();
 
     let again = lab.json(&UP);
     assert_eq!((members(&again), &again["lineage"]), (ids.clone(), &up["lineage"]), "a second `up` changes nothing");

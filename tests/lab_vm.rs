@@ -14,12 +14,7 @@ fn three_machines_from_one_image_form_and_bear_a_power_cut() {
     assert_eq!(list.lines().filter(|l| l.contains(", started, ") && l.ends_with(", false")).count(), 3, "{list}");
     assert_eq!(lab.ok(&["etcdctl", "put", "greeting", "hello"]), "OK\n");
 
-    let address = "10.77.0.11:2379";
-    let plain = lab.run(&["host", "--", "curl", "-sS", "--max-time", "10", &format!("http://{address}/version")]);
-    assert!(!plain.status.success(), "plain http is refused: {}", String::from_utf8_lossy(&plain.stdout));
-    // The root that signed it is the peers', which counts for nothing on the client port.
-    let stranger = lab.run(&["etcdctl", "--cert", "", "--key", "", "--command-timeout=5s", "get", "greeting"]);
-    assert!(!stranger.status.success(), "a caller without the operator's certificate is refused");
+    lab.refuses_strangers();
 
     assert_eq!(lab.ok(&["exec", "etcd2", "--", "cat", "/sys/class/net/lo/operstate"]).trim(), "unknown");
 

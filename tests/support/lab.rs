@@ -69,6 +69,28 @@ impl Lab {
         serde_json::from_str(&self.ok(&[args, &["--json"]].concat())).expect("--json prints JSON")
     }
 
+    /// That clients are refused who speak plain http, show no certificate, or one of another root.
+    ///
+    /// # Panics
+    /// When one of them is not.
+    pub fn refuses_strangers(&self) {
+        let url = |scheme: &str| format!("{scheme}://10.77.0.11:2379/version");
+        for url in [url("http"), url("https")] {
+            let done = self.run(&["host", "--", "curl", "--silent", "--insecure", "--max-time", "10", &url]);
+            // 52: the server closed without a word. 55 and 56: it broke the connection off.
+            assert!(matches!(done.status.code(), Some(52 | 55 | 56)), "{url}: {done:?}");
+        }
+        let other = tempfile::tempdir().expect("making a scratch directory");
+        let (top, home) = (text(&workspace()), text(other.path()));
+        crate::program::run(&[&text(&kiln()), "-C", &top, "--home", &home, "pki", "init", PROFILE]);
+        let file = |kind: &str| {
+            format!("--{kind}={home}/pki/{PROFILE}/clients/root.{}", if kind == "cert" { "crt" } else { "key" })
+        };
+        let done = self.run(&["etcdctl", &file("cert"), &file("key"), "--command-timeout=5s", "get", "greeting"]);
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && stderr.contains("context deadline exceeded"), "{stderr}");
+    }
+
     /// Starts `kiln lab VERB lab ARGS...` and returns at once.
     pub fn start(&self, args: &[&str]) -> Child {
         let argv = Self::argv(args);

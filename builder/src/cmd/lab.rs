@@ -247,18 +247,21 @@ fn etcdctl(places: &Places, profile: &str, arguments: Vec<String>) -> anyhow::Re
     let live = lab.live()?;
     let endpoints: Vec<String> = lab.profile.nodes.iter().map(|n| format!("https://{}:2379", n.address)).collect();
     let operator = live.pki.client(OPERATOR);
-    // By environment, so that the flags of whoever wants to try another certificate win.
-    let environment = [
-        ("ENDPOINTS", endpoints.join(",")),
-        ("CACERT", operator.server_root.into_string()),
-        ("CERT", operator.cert.into_string()),
-        ("KEY", operator.key.into_string()),
+    let defaults = [
+        ("endpoints", endpoints.join(",")),
+        ("cacert", operator.server_root.into_string()),
+        ("cert", operator.cert.into_string()),
+        ("key", operator.key.into_string()),
     ];
+    // By environment, and only what is not given as a flag: etcdctl refuses a setting that comes both ways.
+    let given =
+        |name: &str| arguments.iter().any(|a| *a == format!("--{name}") || a.starts_with(&format!("--{name}=")));
+    let defaults = defaults.into_iter().filter(|(name, _)| !given(name));
     let mut command = vec!["env".to_owned()];
-    command.extend(environment.map(|(name, value)| format!("ETCDCTL_{name}={value}")));
-    command.push(format!("{TREE}/usr/bin/etcdctl"));
+    command.extend(defaults.map(|(name, value)| format!("ETCDCTL_{}={value}", name.to_uppercase())));
+    command.push(live.host.path(&format!("{TREE}/usr/bin/etcdctl")));
     command.extend(arguments);
-    guest::become_on_host(&live.host, &command).map(drop)
+    guest::become_on_network(&live.host, &command).map(drop)
 }
 
 fn console(path: &Utf8Path, follow: bool) -> anyhow::Result<()> {

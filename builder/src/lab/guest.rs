@@ -53,6 +53,14 @@ pub fn become_on_host(host: &Host, command: &[String]) -> anyhow::Result<Infalli
     become_program(host.enter().into_iter().chain(command.iter().cloned()))
 }
 
+/// Becomes a command of the machine that sees the lab's network.
+///
+/// # Errors
+/// As [`become_on_host`].
+pub fn become_on_network(host: &Host, command: &[String]) -> anyhow::Result<Infallible> {
+    become_program(host.enter_network().into_iter().chain(command.iter().cloned()))
+}
+
 fn become_program(arguments: impl Iterator<Item = String>) -> anyhow::Result<Infallible> {
     let program = tool::find("nsenter").ok_or_else(|| ToolError::Missing { program: "nsenter".into() })?;
     let text = |s: String| CString::new(s).context("a command line cannot contain a zero byte");

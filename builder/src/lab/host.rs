@@ -138,6 +138,16 @@ impl Host {
         ["--target".into(), self.holder.pid.to_string(), "--all".into(), "--".into()]
     }
 
+    /// Arguments with which `nsenter` goes into the lab host's network and nowhere else: the machine's files stay in sight.
+    pub fn enter_network(&self) -> [String; 4] {
+        ["--target".into(), self.holder.pid.to_string(), "--net".into(), "--".into()]
+    }
+
+    /// A path on the lab host, as it is reached from the machine.
+    pub fn path(&self, path: &str) -> String {
+        format!("/proc/{}/root{path}", self.holder.pid)
+    }
+
     /// Processes on the lab host; those inside a container are not among them, except its first.
     ///
     /// # Errors

@@ -73,7 +73,7 @@ impl Lab {
         record.write(&self.dir)?;
         let address = self.host_address()?;
         let subnet = self.profile.network.subnet;
-        let host = Host::ensure(&self.dir, "host1", (address, subnet.prefix()), &[&self.store, &self.pki])?;
+        let host = Host::ensure(&self.dir, "host1", (address, subnet.prefix()), &[&self.store])?;
         host.mount_tree(&record.image.raw, root_partition::offset(&record.image.raw)?)?;
         let leases = self.dir.join("dhcp.leases");
         Dnsmasq::dhcp(&self.dir).ensure(&host, &dhcp::config(&self.profile, address, &leases))?;
