@@ -1,7 +1,7 @@
 //! Whose certificate is this? One name, exactly, and the address the other side talks from.
 //!
 //! A chain that verifies does not bind a node to a name: a leaf without any SAN passes every name constraint, and webpki's client
-//! verifier looks at no name at all (`facts/protocol.md`, finding 3). So names are compared here.
+//! verifier looks at no name at all. So names are compared here.
 #![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
 use std::net::IpAddr;

@@ -1,8 +1,8 @@
-//! The decision table of `facts/protocol.md` §3.3, row by row: first matching row wins.
+//! The decision table of ARCHITECTURE.md ("The decision"), row by row: first matching row wins.
 //!
-//! Two rows are read in the light of the laws. The PTR part of row 1 comes after row 8: a node whose log matches its state
-//! restarts whatever DNS says (law 6), and only a node that would start from an empty log has to be sure of its name. And an
-//! evicted member halts (row 8) although its log matches (row 5).
+//! Two rows are taken out of their order. The PTR part of row 1 comes after row 8: a node whose log matches its state restarts
+//! whatever DNS says, and only a node that would start from an empty log has to be sure of its name. And an evicted
+//! member halts (row 8) although its log matches (row 5).
 #![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
 use crate::charter::Charter;

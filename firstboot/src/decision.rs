@@ -88,7 +88,7 @@ pub struct Explanation {
 }
 
 impl Decision {
-    /// The row of the decision table in `facts/protocol.md` §3.3 that matched.
+    /// The row of the decision table in ARCHITECTURE.md ("The decision") that matched.
     pub fn row(&self) -> u8 {
         match self {
             Self::Halt(refusal) => refusal.row(),

@@ -1,4 +1,7 @@
-//! May the caller be added now? Pure: what the grantor saw in, what it does out. (`facts/protocol.md` §3.5, H1 to H4.)
+//! May the caller be added now? Pure: what the grantor saw in, what it does out.
+//!
+//! A node asks for its own name only, under the grantor's charter, of a voter that reads linearizably. An unfinished learner of
+//! its name is replaced, a voter never.
 #![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
 use crate::charter::Charter;
@@ -133,7 +136,7 @@ fn earlier_learner(seen: &GrantObservation<'_>, earlier: &ListedMember) -> Grant
     GrantDecision::RemoveLearner { member: earlier.id }
 }
 
-/// A voter of the caller's name exists. Replacing it has preconditions of its own (H3), which are not met by asking to be added.
+/// A voter of the caller's name exists. Whether its data is gone for good no agent can see, so an operator removes it, or nobody.
 fn replacement(seen: &GrantObservation<'_>, voter: &ListedMember) -> GrantDecision {
     let whose = match seen.recorded_instance {
         Some(instance) if instance == seen.request.instance => "on this same data volume, which now says it is blank",
@@ -142,9 +145,10 @@ fn replacement(seen: &GrantObservation<'_>, voter: &ListedMember) -> GrantDecisi
     };
     GrantDecision::Refuse {
         reason: format!("member {} with the name {} votes already, {whose}", voter.id, seen.request.fqdn),
-        hint:
-            "if its data is gone for good, replace the member with `kiln reimage`; if not, find the disk that holds it"
-                .into(),
+        hint: format!(
+            "find the disk that holds its data and attach it; if that disk is gone for good, and only then, `etcdctl member remove {}` through another member's client port, and this node joins anew by itself",
+            voter.id
+        ),
     }
 }
 
@@ -265,6 +269,20 @@ mod tests {
         }
         let unstarted = [listed(1, false, true), listed(2, false, false)];
         assert!(refused(&decided(&unstarted, |_, _| {})));
+    }
+
+    #[test]
+    fn tells_how_a_voter_is_replaced_and_adds_the_node_once_that_is_done() {
+        let members = [listed(1, false, true), listed(2, false, true), listed(3, false, true)];
+        let old_disk = Some(Id128([3; 16]));
+        let GrantDecision::Refuse { reason, hint } = decided(&members, |_, seen| seen.recorded_instance = old_disk)
+        else {
+            panic!("a voter of that name is listed")
+        };
+        assert_eq!(reason, "member 2 with the name etcd2.lab.example votes already, on another data volume");
+        assert!(hint.contains("`etcdctl member remove 2`"), "{hint}");
+        let removed = [members[0].clone(), members[2].clone()];
+        assert_eq!(decided(&removed, |_, seen| seen.recorded_instance = old_disk), GrantDecision::Add);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub struct InitialMember {
     pub peer_url: String,
 }
 
-/// Where this volume stands. The names are those of `facts/protocol.md` §3.2.
+/// Where this volume stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Phase {
