@@ -74,3 +74,5 @@ pub mod wal;
 
 #[cfg(test)]
 mod sample;
+#[cfg(test)]
+mod sample_authority;

@@ -10,7 +10,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -156,9 +157,13 @@ impl ClientCertVerifier for PeerOrOperator {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.peers
-            .verify_client_cert(leaf, intermediates, now)
-            .or_else(|_| self.operators.verify_client_cert(leaf, intermediates, now))
+        self.peers.verify_client_cert(leaf, intermediates, now).or_else(|as_peer| {
+            // Under neither root, what was wrong with a peer says more than that it is no operator.
+            self.operators.verify_client_cert(leaf, intermediates, now).map_err(|as_operator| match as_operator {
+                Error::InvalidCertificate(CertificateError::UnknownIssuer) => as_peer,
+                as_operator => as_operator,
+            })
+        })
     }
 
     fn verify_tls12_signature(
@@ -183,3 +188,6 @@ impl ClientCertVerifier for PeerOrOperator {
         self.peers.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

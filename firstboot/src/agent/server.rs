@@ -35,6 +35,10 @@ pub async fn bind() -> Result<TcpListener> {
 
 /// Serves for ever. `tls` changes when the leaf is renewed.
 pub async fn serve(listener: TcpListener, tls: watch::Receiver<AgentTls>, desk: Arc<Desk>) {
+    serve_within(REQUEST_LIMIT, listener, tls, desk).await;
+}
+
+async fn serve_within(request_limit: Duration, listener: TcpListener, tls: watch::Receiver<AgentTls>, desk: Arc<Desk>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
@@ -49,7 +53,7 @@ pub async fn serve(listener: TcpListener, tls: watch::Receiver<AgentTls>, desk: 
         };
         let (tls, desk) = (tls.borrow().clone(), desk.clone());
         tokio::spawn(async move {
-            if let Err(e) = serve_one(stream, remote.ip().to_canonical(), &tls, &desk).await {
+            if let Err(e) = serve_one(request_limit, stream, remote.ip().to_canonical(), &tls, &desk).await {
                 log::debug!("serving {remote}: {e:#}");
             }
             drop(slot);
@@ -57,7 +61,13 @@ pub async fn serve(listener: TcpListener, tls: watch::Receiver<AgentTls>, desk: 
     }
 }
 
-async fn serve_one(stream: TcpStream, remote: IpAddr, tls: &AgentTls, desk: &Desk) -> Result<()> {
+async fn serve_one(
+    request_limit: Duration,
+    stream: TcpStream,
+    remote: IpAddr,
+    tls: &AgentTls,
+    desk: &Desk,
+) -> Result<()> {
     stream.set_nodelay(true)?;
     let asked = async {
         let mut stream = tls.acceptor.accept(stream).await.context("authenticating the caller")?;
@@ -65,7 +75,7 @@ async fn serve_one(stream: TcpStream, remote: IpAddr, tls: &AgentTls, desk: &Des
         let request: AgentRequest = frame::read(&mut stream).await?;
         anyhow::Ok((stream, role, request))
     };
-    let (mut stream, role, request) = timeout(REQUEST_LIMIT, asked).await.context("waiting for the request")??;
+    let (mut stream, role, request) = timeout(request_limit, asked).await.context("waiting for the request")??;
     let answered = async {
         let answer = if request.protocol == PROTOCOL {
             desk.answer(&role, remote, request.ask).await
@@ -81,3 +91,6 @@ async fn serve_one(stream: TcpStream, remote: IpAddr, tls: &AgentTls, desk: &Des
     };
     timeout(ANSWER_LIMIT, answered).await.context("answering")?
 }
+
+#[cfg(test)]
+mod tests;

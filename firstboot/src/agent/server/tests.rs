@@ -1,0 +1,127 @@
+//! The server on loopback, called over real TLS.
+
+use super::*;
+use crate::digest::Id128;
+use crate::etcd::Etcd;
+use crate::message::{Ask, JoinRequest, MAX_MESSAGE};
+use crate::sample::{charter, fqdn};
+use crate::sample_authority::{Chain, Signer};
+use crate::tls::TlsParts;
+use rustls_pki_types::ServerName;
+use tokio::io::AsyncReadExt as _;
+use tokio_rustls::client::TlsStream;
+
+struct Site {
+    at: SocketAddr,
+    peers: Signer,
+    clients: Signer,
+}
+
+fn tls(own: &Chain, peers: &Signer, clients: &Signer) -> AgentTls {
+    let parts = TlsParts {
+        chain: &own.chain,
+        key: &own.key,
+        peer_roots: &peers.cert,
+        client_roots: &clients.cert,
+        charter: Arc::new(charter(3)),
+    };
+    AgentTls::new(&parts).unwrap()
+}
+
+/// Serves as `etcd1` with `limit` to say what is wanted.
+async fn site(limit: Duration) -> Site {
+    let (peers, clients) = (Signer::root("peers"), Signer::root("clients"));
+    let own = peers.issuer_now(1).leaf_now(&["etcd1.lab.example", "127.0.0.1"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (_, tls) = watch::channel(tls(&own, &peers, &clients));
+    let desk = Arc::new(Desk::new(Etcd::at("/nonexistent/etcd.sock".as_ref()).unwrap()));
+    tokio::spawn(serve_within(limit, listener, tls, desk));
+    Site { at, peers, clients }
+}
+
+impl Site {
+    async fn call(&self, as_whom: &Chain) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.at).await.unwrap();
+        let name = ServerName::try_from("etcd1.lab.example").unwrap();
+        tls(as_whom, &self.peers, &self.clients).connector.connect(name, stream).await.unwrap()
+    }
+
+    async fn ask(&self, as_whom: &Chain, ask: Ask) -> Answer {
+        let mut stream = self.call(as_whom).await;
+        frame::write(&mut stream, &AgentRequest { protocol: PROTOCOL, ask }).await.unwrap();
+        frame::read(&mut stream).await.unwrap()
+    }
+
+    fn member(&self) -> Chain {
+        self.peers.issuer_now(2).leaf_now(&["etcd2.lab.example", "127.0.0.1"])
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { timeout(Duration::from_secs(60), future).await.expect("within a minute") })
+}
+
+fn just_started() -> Answer {
+    Answer::RetryAfter { millis: 500, reason: "this agent has just started".into() }
+}
+
+#[test]
+fn an_operator_may_ask_where_the_node_stands_and_for_nothing_else() {
+    run(async {
+        let site = site(REQUEST_LIMIT).await;
+        let operator = site.clients.leaf_now(&[]);
+        assert_eq!(site.ask(&operator, Ask::Status).await, just_started());
+        let request = JoinRequest {
+            cluster: charter(3).cluster,
+            generation: 1,
+            charter: charter(3).digest(),
+            fqdn: fqdn(2),
+            instance: Id128([2; 16]),
+            etcd_version: "3.6.14".parse().unwrap(),
+            nonce: Id128([9; 16]),
+        };
+        assert_eq!(
+            site.ask(&operator, Ask::Join(request.clone())).await,
+            Answer::Refused {
+                reason: "an operator's certificate may ask for the status only".into(),
+                hint: "a node joins by itself when it boots with its seed".into(),
+            }
+        );
+        // A member's request gets as far as the desk.
+        assert_eq!(site.ask(&site.member(), Ask::Join(request)).await, just_started());
+    });
+}
+
+#[test]
+fn a_message_over_64_kib_is_cut_off_unread() {
+    run(async {
+        let site = site(REQUEST_LIMIT).await;
+        let mut stream = site.call(&site.member()).await;
+        stream.write_all(&(MAX_MESSAGE + 1).to_be_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        // Cut off without an answer; with or without the end that TLS wants.
+        assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or(0), 0);
+    });
+}
+
+#[test]
+fn callers_that_say_nothing_are_cut_off_and_hold_up_nobody() {
+    run(async {
+        let site = site(Duration::from_millis(300)).await;
+        let mut silent = TcpStream::connect(site.at).await.unwrap();
+        let member = site.member();
+        let mut mute = site.call(&member).await;
+        // Served while both of them hold a place.
+        assert_eq!(site.ask(&member, Ask::Status).await, just_started());
+        assert_eq!(silent.read(&mut [0; 16]).await.unwrap_or(0), 0);
+        assert_eq!(mute.read(&mut [0; 16]).await.unwrap_or(0), 0);
+        // Every place taken by silence: the next caller is served when the limit frees one.
+        let mut crowd = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            crowd.push(TcpStream::connect(site.at).await.unwrap());
+        }
+        assert_eq!(site.ask(&member, Ask::Status).await, just_started());
+    });
+}
