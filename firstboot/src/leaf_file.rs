@@ -80,3 +80,6 @@ const MODE: u32 = 0o640;
 fn replace(target: &Path, bytes: &[u8]) -> Result<()> {
     durable::replace(target, bytes, MODE).with_context(|| format!("replacing `{}`", target.display()))
 }
+
+#[cfg(test)]
+mod tests;
