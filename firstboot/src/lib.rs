@@ -8,17 +8,19 @@
 //!
 //! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`notice`], [`wait`], [`raft_id`], [`wal`], [`render`],
 //! [`mount_table`], [`resolv`], [`dns_answer`], [`cert_name`], [`leaf`], [`standing`], [`record`], and what a member does for others:
-//! [`grant`], [`custody`].
+//! [`grant`], [`custody`]; and for itself: [`back_off`].
 //!
 //! The edges of the root side: [`cli`], [`control`], [`disk`], [`durable`], [`explain`], [`format`], [`journal`], [`precheck`],
 //! [`seed_disk`], [`state_file`], [`system`].
 //!
-//! The edges of the agent: [`run`] (the loop), [`observe`], [`apply`], [`agent`] (port 2382), [`custodian`], [`etcd`], [`tls`],
+//! The edges of the agent: [`run`] (the loop), `progress`, `activation`, [`observe`], [`apply`], [`agent`] (port 2382), [`custodian`], [`etcd`], [`tls`],
 //! [`leaf_file`], [`dns`], [`address`], [`clock`], [`control_client`], [`status_file`].
 
+pub(crate) mod activation;
 pub mod address;
 pub mod agent;
 pub mod apply;
+pub mod back_off;
 pub mod cert_name;
 pub mod charter;
 pub mod cli;
@@ -53,6 +55,7 @@ pub mod observation;
 pub mod observe;
 pub mod paths;
 pub mod precheck;
+pub(crate) mod progress;
 pub mod raft_id;
 pub mod record;
 pub mod refusal;

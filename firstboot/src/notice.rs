@@ -6,6 +6,19 @@ use crate::name::Fqdn;
 use crate::observation::{Lookup, Observation, SeedView};
 use crate::paths::PEER_PORT;
 
+/// What was last noticed, so that each disagreement is told once, and again only when it has come back.
+#[derive(Clone, Debug, Default)]
+pub struct Noticed(Vec<String>);
+
+impl Noticed {
+    /// Those of `notices` that were not there the last time.
+    pub fn fresh(&mut self, notices: Vec<String>) -> Vec<String> {
+        let fresh = notices.iter().filter(|notice| !self.0.contains(notice)).cloned().collect();
+        self.0 = notices;
+        fresh
+    }
+}
+
 /// One sentence per disagreement, in a fixed order; none when DNS says what the charter says, or when there is no charter.
 pub fn notices(seen: &Observation) -> Vec<String> {
     let charter = match &seen.seed {
@@ -70,6 +83,17 @@ mod tests {
     #[test]
     fn is_silent_where_dns_and_charter_agree() {
         assert_eq!(notices(&observation(1, 3)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn tells_a_disagreement_once_and_again_when_it_comes_back() {
+        let (one, two) = ("one".to_owned(), "two".to_owned());
+        let mut noticed = Noticed::default();
+        assert_eq!(noticed.fresh(vec![one.clone()]), std::slice::from_ref(&one));
+        assert_eq!(noticed.fresh(vec![one.clone(), two.clone()]), [two]);
+        assert_eq!(noticed.fresh(vec![one.clone()]), Vec::<String>::new());
+        assert_eq!(noticed.fresh(Vec::new()), Vec::<String>::new());
+        assert_eq!(noticed.fresh(vec![one.clone()]), [one]);
     }
 
     #[test]

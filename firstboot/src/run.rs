@@ -1,5 +1,5 @@
 //! The agent's loop: look, decide, act, and tell, for as long as the node is up. It never ends by itself.
-#![expect(clippy::disallowed_methods, reason = "an edge: reads the seed's certificates and etcd's command line")]
+#![expect(clippy::disallowed_methods, reason = "an edge: reads the seed's certificates")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,12 +8,15 @@ use anyhow::{Context as _, Result};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::activation::{admit, settle};
 use crate::agent::desk::{Desk, Seat, running};
 use crate::agent::server;
 use crate::apply::{Applied, Hands};
+use crate::back_off::BackOff;
 use crate::charter::Charter;
 use crate::decide::decide;
 use crate::decision::Decision;
+use crate::digest::Id128;
 use crate::disk_fact::DataFact;
 use crate::dns::Dns;
 use crate::etcd::Etcd;
@@ -21,27 +24,18 @@ use crate::leaf::LeafRequest;
 use crate::leaf_file::ensure_leaf;
 use crate::message::{ControlRequest, Holds, Remembered};
 use crate::name::Fqdn;
+use crate::notice::{Noticed, notices};
 use crate::observation::{Observation, PeerAnswer, SeedView, StateView};
 use crate::observe::{self, Image, Local};
-use crate::paths::Paths;
-use crate::record::ACTIVATED;
+use crate::paths::{PEER_PORT, Paths};
+use crate::progress::{AT_ONCE, Progress, heard};
 use crate::standing::{self, Standing};
 use crate::state::State;
 use crate::status_file::{self, StatusFile};
 use crate::tls::{AgentTls, TlsParts};
-use crate::wait::WaitReason;
+use crate::wait::{WaitReason, utc};
 use crate::{clock, control_client, custodian, journal, seed};
 
-/// Pause after a round that changed something.
-const AT_ONCE: Duration = Duration::from_millis(50);
-/// Pause while something is expected to change.
-const SOON: Duration = Duration::from_millis(400);
-/// Pause after a minute without change.
-const LATER: Duration = Duration::from_secs(1);
-/// Pause in a node that serves, or has waited for ten minutes.
-const SLOWLY: Duration = Duration::from_secs(5);
-/// The console is told again what the node waits for, so that whoever looks later sees it.
-const REPEAT: Duration = Duration::from_secs(60);
 /// How often the leaf is looked at, and the highest clock seen is written down.
 const UPKEEP: Duration = Duration::from_secs(300);
 /// For how long after its start a member asks its peers whether they remember a later boot of its volume.
@@ -72,14 +66,10 @@ pub fn run(paths: &Paths) -> Result<()> {
             counted: false,
             clients_open: false,
             etcd_seen_up: None,
-            told: Told {
-                text: String::new(),
-                put_off: false,
-                row: 0,
-                since: 0,
-                changed: clock::monotonic(),
-                repeated: clock::monotonic(),
-            },
+            back_off: BackOff::default(),
+            asks_again: 0,
+            noticed: Noticed::default(),
+            progress: Progress::new(clock::monotonic()),
         };
         loop {
             let pause = runner.round().await;
@@ -99,17 +89,11 @@ struct Runner<'a> {
     counted: bool,
     clients_open: bool,
     etcd_seen_up: Option<Instant>,
-    told: Told,
-}
-
-/// What was last said, so that only changes are said again.
-struct Told {
-    text: String,
-    put_off: bool,
-    row: u8,
-    since: i64,
-    changed: Instant,
-    repeated: Instant,
+    back_off: BackOff,
+    /// When the back-off ends, Unix seconds, to tell.
+    asks_again: i64,
+    noticed: Noticed,
+    progress: Progress,
 }
 
 /// Who this node is, once seed and volume are believed.
@@ -181,6 +165,9 @@ impl Runner<'_> {
                 observe::peers(dns, tls.as_ref(), &identity.charter, &identity.own),
             );
             (seen.own, seen.srv, seen.peers) = (own, srv.into_lookup(), peers);
+            for text in self.noticed.fresh(notices(seen)) {
+                journal::tell(&journal::NOTICE, &text, &[]);
+            }
         } else if watching {
             let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
             seen.peers = observe::peers(dns, tls.as_ref(), &identity.charter, &identity.own).await;
@@ -296,7 +283,26 @@ impl Runner<'_> {
         if starts && tls.is_none() {
             return Ok(Applied::PutOff("this node has no certificate yet".into()));
         }
-        hands.apply(decision).await
+        if matches!(decision, Decision::Join { .. })
+            && let Some(drops) = self.back_off.holds(clock::monotonic())
+        {
+            let at = utc(self.asks_again);
+            return Ok(Applied::PutOff(format!(
+                "etcd left no log {drops} times in a row; asking for a place again at {at}"
+            )));
+        }
+        let applied = hands.apply(decision).await?;
+        if matches!(decision, Decision::DropAssignment { .. }) {
+            // Without randomness nodes that fail together ask together, no worse.
+            let draw = Id128::random().map_or(u8::MAX, |drawn| drawn.0[0]);
+            let delay = self.back_off.drop_assignment(clock::monotonic(), draw);
+            // To the next full second: never promised too early.
+            self.asks_again = clock::now() + i64::try_from(delay.as_secs()).unwrap_or(0) + 1;
+        }
+        if matches!(decision, Decision::Restart { .. }) {
+            self.back_off.reset();
+        }
+        Ok(applied)
     }
 
     /// Keeps the highest boot counter heard of every volume.
@@ -328,8 +334,8 @@ impl Runner<'_> {
             boot_id: &self.image.boot_id,
             image_key: self.image.meta.key,
             remembers: &self.remembers,
-            waiting_for: &self.told.text,
-            waiting_since: self.told.since,
+            waiting_for: self.progress.text(),
+            waiting_since: self.progress.since(),
         };
         let Some(status) = standing::status(&standing) else { return };
         self.desk.write(Seat {
@@ -372,34 +378,7 @@ impl Runner<'_> {
             text = if text.is_empty() { trouble.to_owned() } else { format!("{trouble}; {text}") };
         }
         let now = clock::monotonic();
-        let row = decision.row();
-        if row != self.told.row || text.is_empty() != self.told.text.is_empty() {
-            self.told.since = if text.is_empty() { 0 } else { clock::now() };
-        }
-        let changed = text != self.told.text || row != self.told.row;
-        if changed {
-            self.told.changed = now;
-        }
-        // A grantor that is asked again and again gives ever other reasons; the first one is told, and the one of each minute.
-        let put_off = matches!(applied, Ok(Applied::PutOff(_)));
-        let same = put_off && self.told.put_off && row == self.told.row;
-        let repeat = !text.is_empty() && now.duration_since(self.told.repeated) >= REPEAT;
-        if (changed && !same && !text.is_empty()) || repeat {
-            let event = if matches!(decision, Decision::Halt(_)) { &journal::HALTED } else { &journal::WAITING };
-            let verb = if matches!(decision, Decision::Halt(_)) { "halted" } else { "waiting" };
-            let waited = (clock::now() - self.told.since).max(0);
-            let since = if waited < 2 { String::new() } else { format!(" (for {waited} s)") };
-            let row = row.to_string();
-            let fields = [
-                ("KILN_SEEN", explanation.seen.as_str()),
-                ("KILN_RULE", &explanation.rule),
-                ("KILN_HINT", &explanation.hint),
-                ("KILN_ROW", &row),
-            ];
-            journal::tell(event, &format!("{verb}{since}: {text}"), &fields);
-            self.told.repeated = now;
-        }
-        (self.told.text, self.told.row, self.told.put_off) = (text, row, put_off);
+        let changed = self.progress.tell(decision, &explanation, matches!(applied, Ok(Applied::PutOff(_))), text, now);
         self.publish(seen, decision, identity);
         if changed || matches!(applied, Ok(Applied::Changed)) {
             let file = StatusFile {
@@ -413,22 +392,10 @@ impl Runner<'_> {
                 log::warn!("{e:#}");
             }
         }
-        self.pause(seen, applied, now)
-    }
-
-    fn pause(&self, seen: &Observation, applied: &Result<Applied>, now: Instant) -> Duration {
         if matches!(applied, Ok(Applied::Changed)) {
             return AT_ONCE;
         }
-        let quiet = now.duration_since(self.told.changed);
-        let serves = self.told.text.is_empty() && state(seen).is_some_and(|state| state.activated_seen);
-        if serves || quiet > Duration::from_secs(600) {
-            SLOWLY
-        } else if quiet > Duration::from_secs(60) {
-            LATER
-        } else {
-            SOON
-        }
+        self.progress.pause(state(seen).is_some_and(|state| state.activated_seen), now)
     }
 
     /// What a running member still lacks; empty when it serves.
@@ -445,47 +412,13 @@ impl Runner<'_> {
             Holds::Running(_) if activated => String::new(),
             Holds::Running(_) => "etcd runs; clients are admitted when every member of the charter votes".into(),
             Holds::Data { .. } | Holds::Blank | Holds::Unknown => {
-                "etcd has been started and does not answer yet".into()
+                format!(
+                    "etcd has been started and does not answer yet; it answers once a majority of its members run, find each other's names in DNS and reach each other on port {PEER_PORT}{}",
+                    heard(&seen.peers)
+                )
             }
         }
     }
-}
-
-/// Lets clients in: at once after a restart of a node that has seen the activation, else when etcd tells of it, linearizably.
-async fn admit(hands: &mut Hands<'_>, desk: &Desk, open: bool) -> Result<bool> {
-    if !hands.state.activated_seen {
-        let Ok((Some(_), _)) = desk.etcd.read(ACTIVATED).await else { return Ok(false) };
-        hands.state.activated_seen = true;
-        hands.persist()?;
-        journal::tell(&journal::ACTIVATED, "the cluster is activated: every member of the charter votes", &[]);
-    }
-    if !open {
-        hands.control(ControlRequest::OpenClients).await?;
-        journal::tell(&journal::CLIENTS_OPEN, "clients are admitted on port 2379", &[]);
-    }
-    Ok(true)
-}
-
-/// Ends the founder's special start on etcd 3.5: hands leadership over and stops etcd, which the next round starts with its strict
-/// check on. What etcd was started with is read from its command line, so that a crash in between changes nothing.
-async fn settle(hands: &mut Hands<'_>, desk: &Desk) -> Result<bool> {
-    if !hands.state.activated_seen || !hands.etcd.is_up() {
-        return Ok(false);
-    }
-    let args = fs_err::read_to_string(hands.paths.etcd_args())?;
-    if !args.contains("--strict-reconfig-check=false") {
-        return Ok(false);
-    }
-    let status = desk.etcd.status().await?;
-    if status.leader == Some(status.member) {
-        let members = desk.etcd.members().await?;
-        let heir = members.iter().find(|m| m.id != status.member && !m.learner && !m.client_urls.is_empty());
-        if let Some(heir) = heir {
-            desk.etcd.move_leader(heir.id).await?;
-        }
-    }
-    hands.control(ControlRequest::StopEtcd).await?;
-    Ok(true)
 }
 
 async fn stand_down(paths: &Paths, local: &Local) -> Result<Applied> {

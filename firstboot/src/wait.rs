@@ -310,7 +310,7 @@ fn list(addresses: &[IpAddr]) -> String {
 }
 
 /// Unix seconds as `2026-11-22 15:00:00 UTC`.
-fn utc(seconds: i64) -> String {
+pub(crate) fn utc(seconds: i64) -> String {
     match time::OffsetDateTime::from_unix_timestamp(seconds) {
         Ok(t) => {
             let (h, m, s) = t.to_hms();
