@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::{Decision, Explanation};
 use crate::durable;
-use crate::message::NodeStatus;
+use crate::message::{Holds, NodeStatus};
 use crate::observation::Observation;
 use crate::paths::Paths;
+use crate::wait::utc;
 
 /// The file's content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,26 +57,92 @@ pub fn print(paths: &Paths, json: bool) -> Result<String> {
 
 /// The status for a person.
 pub fn render(file: &StatusFile) -> String {
-    let mut lines = Vec::new();
-    match &file.status {
-        None => lines.push("this node has no name yet".to_owned()),
-        Some(status) => {
-            lines.push(format!("node      {}", status.fqdn));
-            lines.push(format!("phase     {}", status.phase));
-            lines.push(format!("activated {}", if status.activated { "yes" } else { "no" }));
-            lines.push(format!("etcd      {}", status.etcd_version));
-            lines.push(format!("image     {}", status.image_key));
-            if !status.waiting_for.is_empty() {
-                lines.push(format!("waits for {}", status.waiting_for));
-            }
-        }
+    let Explanation { seen, hint, .. } = &file.explanation;
+    let Some(status) = &file.status else {
+        return format!("this node has no name yet\nseen      {seen}\nhint      {hint}\n");
+    };
+    let mut lines = vec![
+        format!("node      {}", status.fqdn),
+        format!("phase     {}", status.phase),
+        format!("etcd      {}, {}", status.etcd_version, holds(&status.holds)),
+        format!("activated {}", if status.activated { "yes" } else { "no" }),
+        format!("image     {}", status.image_key),
+    ];
+    if status.waiting_for.is_empty() {
+        lines.push("waits for nothing".to_owned());
+    } else {
+        let what = if matches!(file.decision, Decision::Halt(_)) { "halted   " } else { "waits for" };
+        lines.push(format!("{what} {}", status.waiting_for));
+        lines.push(format!("since     {}", utc(status.waiting_since)));
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+fn holds(holds: &Holds) -> String {
+    match holds {
+        Holds::Blank => "no data yet".into(),
+        Holds::Unknown => "not looked at".into(),
+        Holds::Data { lineage } => format!("data of lineage {lineage}, not serving"),
+        Holds::Running(running) => {
+            // The file is written when the decision or what is waited for changes, so it cannot say who leads right now.
+            let role = if running.learner { "learner" } else { "voter" };
+            format!("member {} of lineage {}, {role}", running.member, running.lineage)
+        }
+    }
 }
 
 /// The last decision for a person.
 pub fn explain(file: &StatusFile) -> String {
     let Explanation { seen, rule, hint } = &file.explanation;
     format!("row  {}\nseen {seen}\nrule {rule}\nhint {hint}\n", file.decision.row())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::decide;
+    use crate::observation::SeedView;
+    use crate::sample::{NOW, charter, observation, running, status};
+
+    fn file(seen: Observation, status: Option<NodeStatus>) -> StatusFile {
+        let decision = decide(&seen);
+        let explanation = decision.explain();
+        StatusFile { schema: 1, status, observation: seen, decision, explanation }
+    }
+
+    #[test]
+    fn a_written_status_is_printed_for_people_and_for_programs() {
+        let scratch = tempfile::tempdir().unwrap();
+        let paths = Paths::new(scratch.path());
+        assert!(format!("{:#}", print(&paths, false).unwrap_err()).contains("hint: is firstboot.service running?"));
+        fs_err::create_dir_all(paths.run()).unwrap();
+        let mut own = status(1, &charter(3), running(1, 1));
+        (own.phase, own.waiting_for, own.waiting_since) = ("member".into(), "a majority".into(), NOW);
+        let file = file(observation(1, 3), Some(own));
+        write(&paths, &file).unwrap();
+        let text = print(&paths, false).unwrap();
+        assert_eq!(
+            text,
+            format!(
+                "node      etcd1.lab.example\nphase     member\netcd      3.6.14, member 1 of lineage {}, voter\nactivated no\nimage     {}\nwaits for a majority\nsince     2023-11-14 22:30:00 UTC\n",
+                "05".repeat(16),
+                "01".repeat(32)
+            )
+        );
+        assert_eq!(serde_json::from_str::<StatusFile>(&print(&paths, true).unwrap()).unwrap(), file);
+        assert_eq!(
+            explain(&read(&paths).unwrap()),
+            "row  15\nseen all 2 other members of the charter answered that they are blank under the same charter\nrule the founder forms when nobody holds data and the window is open\nhint nothing to do\n"
+        );
+    }
+
+    #[test]
+    fn a_node_without_a_seed_says_why_it_has_no_name() {
+        let mut seen = observation(1, 3);
+        seen.seed = SeedView::Missing("no disk has the serial `kiln-seed`".into());
+        let text = render(&file(seen, None));
+        assert!(text.starts_with("this node has no name yet\nseen      "), "{text}");
+        assert!(text.contains("kiln-seed") && text.contains("\nhint      attach"), "{text}");
+    }
 }
