@@ -41,7 +41,8 @@ pub fn become_in_container(live: &Live<'_>, node: &Node, command: &[String]) -> 
         let hint = format!("kiln lab start {} {}", live.lab.profile.name, node.name);
         return Err(Refusal::new(format!("node `{}` is off", node.name), hint).into());
     };
-    let enter = ["--target".to_owned(), init.pid.to_string(), "--all".into(), "--wd=/".into(), "--".into()];
+    // `--wd=/` would be the / of the caller, which is not there inside; alone it is where the first process of the node is.
+    let enter = ["--target".to_owned(), init.pid.to_string(), "--all".into(), "--wd".into(), "--".into()];
     become_program(enter.into_iter().chain(["/usr/bin/env".into(), PATH.into()]).chain(command.iter().cloned()))
 }
 
