@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::node::text;
-use crate::program::{kiln, output, workspace};
+use crate::places::Places;
+use crate::program::output;
 use crate::wait::until;
 
 /// The profile of all lab tests; `tests/run` builds its image.
@@ -20,43 +20,49 @@ pub const CONTAINER_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a cluster of emulated VMs may take to boot and form on two busy cores.
 pub const VM_PATIENCE: Duration = Duration::from_secs(900);
 
-/// The lab of [`PROFILE`]. Dropping it takes it down.
+/// The lab of one profile. Dropping it takes it down.
 #[derive(Debug)]
 pub struct Lab {
-    home: PathBuf,
+    places: Places,
+    profile: String,
 }
 
 impl Lab {
-    /// The lab in kiln's own home, so that its store and keys are used; nothing is up yet.
+    /// The lab of [`PROFILE`] in kiln's own home, so that its store and keys are used; nothing is up yet.
     ///
     /// # Panics
-    /// When a lab is up already: these tests would take away what somebody is using.
+    /// As [`Lab::of`].
     pub fn new() -> Self {
-        let home = std::env::var_os("KILN_HOME").map_or_else(|| PathBuf::from("/var/lib/kiln"), PathBuf::from);
-        let lab = Self { home };
+        Self::of(Places::own(), PROFILE)
+    }
+
+    /// The lab of a profile, given as on the command line; nothing is up yet.
+    ///
+    /// # Panics
+    /// When it is up already: these tests would take away what somebody is using.
+    pub fn of(places: Places, profile: &str) -> Self {
+        let lab = Self { places, profile: profile.to_owned() };
         assert!(!lab.dir().exists(), "a lab is up in {}: take it down first", lab.dir().display());
         lab
     }
 
     /// Its directory.
     pub fn dir(&self) -> PathBuf {
-        self.home.join("lab").join(PROFILE)
+        let name = Path::new(&self.profile).file_stem().expect("a profile has a name");
+        self.places.home.join("lab").join(name)
     }
 
-    fn argv(args: &[&str]) -> Vec<String> {
-        let mut argv =
-            vec![text(&kiln()), "-C".into(), text(&workspace()), "lab".into(), args[0].into(), PROFILE.into()];
-        argv.extend(args[1..].iter().map(|a| (*a).to_owned()));
-        argv
+    fn argv(&self, args: &[&str]) -> Vec<String> {
+        self.places.argv(&[&["lab", args[0], &self.profile], &args[1..]].concat())
     }
 
-    /// `kiln lab VERB lab ARGS...`, however it ends.
+    /// `kiln lab VERB PROFILE ARGS...`, however it ends.
     pub fn run(&self, args: &[&str]) -> Output {
-        let argv = Self::argv(args);
+        let argv = self.argv(args);
         output(&argv.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// `kiln lab VERB lab ARGS...`, which must succeed; its standard output.
+    /// `kiln lab VERB PROFILE ARGS...`, which must succeed; its standard output.
     pub fn ok(&self, args: &[&str]) -> String {
         let done = self.run(args);
         let stderr = String::from_utf8_lossy(&done.stderr);
@@ -64,7 +70,7 @@ impl Lab {
         String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
-    /// `kiln lab VERB lab ARGS... --json`, which must succeed.
+    /// `kiln lab VERB PROFILE ARGS... --json`, which must succeed.
     pub fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(&[args, &["--json"]].concat())).expect("--json prints JSON")
     }
@@ -81,19 +87,25 @@ impl Lab {
             assert!(matches!(done.status.code(), Some(52 | 55 | 56)), "{url}: {done:?}");
         }
         let other = tempfile::tempdir().expect("making a scratch directory");
-        let (top, home) = (text(&workspace()), text(other.path()));
-        crate::program::run(&[&text(&kiln()), "-C", &top, "--home", &home, "pki", "init", PROFILE]);
-        let file = |kind: &str| {
-            format!("--{kind}={home}/pki/{PROFILE}/clients/root.{}", if kind == "cert" { "crt" } else { "key" })
-        };
-        let done = self.run(&["etcdctl", &file("cert"), &file("key"), "--command-timeout=5s", "get", "greeting"]);
+        let stranger = Places { home: other.path().to_owned(), ..self.places.clone() };
+        stranger.ok(&["pki", "init", &self.profile]);
+        let clients = other.path().join("pki").join(PROFILE).join("clients");
+        let file = |kind: &str, suffix: &str| format!("--{kind}={}", clients.join(format!("root.{suffix}")).display());
+        let done = self.run(&[
+            "etcdctl",
+            &file("cert", "crt"),
+            &file("key", "key"),
+            "--command-timeout=5s",
+            "get",
+            "greeting",
+        ]);
         let stderr = String::from_utf8_lossy(&done.stderr);
         assert!(!done.status.success() && stderr.contains("context deadline exceeded"), "{stderr}");
     }
 
-    /// Starts `kiln lab VERB lab ARGS...` and returns at once.
+    /// Starts `kiln lab VERB PROFILE ARGS...` and returns at once.
     pub fn start(&self, args: &[&str]) -> Child {
-        let argv = Self::argv(args);
+        let argv = self.argv(args);
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().expect("starting kiln")
@@ -115,11 +127,15 @@ impl Lab {
     /// The end of every console: what a person would look at.
     pub fn story(&self) -> String {
         let mut story = String::new();
-        for node in ["etcd1", "etcd2", "etcd3"] {
-            let console = self.dir().join("nodes").join(node).join("console.log");
+        for node in fs_err::read_dir(self.dir().join("nodes")).into_iter().flatten().flatten() {
+            let console = node.path().join("console.log");
             let text = String::from_utf8_lossy(&fs_err::read(console).unwrap_or_default()).into_owned();
             let lines: Vec<&str> = text.lines().collect();
-            story += &format!("--- {node}\n{}\n", lines[lines.len().saturating_sub(25)..].join("\n"));
+            story += &format!(
+                "--- {}\n{}\n",
+                node.file_name().display(),
+                lines[lines.len().saturating_sub(25)..].join("\n")
+            );
         }
         story
     }

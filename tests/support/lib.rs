@@ -7,5 +7,6 @@ pub mod dns;
 pub mod lab;
 pub mod netns;
 pub mod node;
+pub mod places;
 pub mod program;
 pub mod wait;

@@ -1,0 +1,144 @@
+//! Where `kiln` is told to look and to keep its own: a project directory and a home.
+#![expect(clippy::disallowed_methods, reason = "tests read the environment and make directories")]
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::node::text;
+use crate::program::{kiln, output, run, workspace};
+
+/// A project and a home.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Directory with images/ and profiles/.
+    pub project: PathBuf,
+    /// Directory with store/, pki/ and lab/.
+    pub home: PathBuf,
+}
+
+/// Places of a test's own, gone when dropped. They hold the image definitions, and the store of kiln's own home but for its images.
+#[derive(Debug)]
+pub struct Scratch {
+    /// Where it is.
+    pub dir: TempDir,
+    /// The places in it.
+    pub places: Places,
+}
+
+/// How a scratch store gets its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seeding {
+    /// Hard links: quick, and the files stay root's.
+    Link,
+    /// Copies, which may be given to somebody else.
+    Copy,
+}
+
+impl Places {
+    /// The workspace, and the home that `kiln` takes by itself.
+    pub fn own() -> Self {
+        let home = std::env::var_os("KILN_HOME").map_or_else(|| PathBuf::from("/var/lib/kiln"), PathBuf::from);
+        Self { project: workspace(), home }
+    }
+
+    /// A command line of `kiln` with these places.
+    pub fn argv(&self, args: &[&str]) -> Vec<String> {
+        let mut argv = vec![text(&kiln()), "-C".into(), text(&self.project), "--home".into(), text(&self.home)];
+        argv.extend(args.iter().map(|a| (*a).to_owned()));
+        argv
+    }
+
+    /// Runs `kiln ARGS...`, which must succeed; its standard output.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let argv = self.argv(args);
+        run(&argv.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Runs `kiln ARGS... --json`, which must succeed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(&[args, &["--json"]].concat())).expect("--json prints JSON")
+    }
+
+    /// Sees that a profile, given by its path in the project, is locked and built.
+    ///
+    /// # Panics
+    /// When it cannot be.
+    pub fn ensure_built(&self, profile: &str) {
+        self.ok(&["pki", "init", profile]);
+        if self.project.join(profile).with_extension("lock").exists() {
+            let argv = self.argv(&["build", profile]);
+            if output(&argv.iter().map(String::as_str).collect::<Vec<_>>()).status.success() {
+                return;
+            }
+            // As in tests/run: an archive drops packages that newer ones replace, so a lock of last month may name some that are gone.
+        }
+        self.ok(&["lock", profile]);
+        self.ok(&["build", profile]);
+    }
+}
+
+impl Scratch {
+    /// Makes one whose store has every layer of the lab's image except the image itself, and all that was fetched for it.
+    /// It lies in kiln's own home, which is on the store's file system and is not hidden from labs as /tmp is.
+    ///
+    /// # Panics
+    /// When the lab's image is not built: `tests/run` does that.
+    pub fn new(seeding: Seeding) -> Self {
+        let own = Places::own();
+        let dir = tempfile::Builder::new().prefix("test-").tempdir_in(&own.home).expect("making a directory");
+        let places = Places { project: dir.path().join("project"), home: dir.path().join("home") };
+        let store = places.home.join("store");
+        for made in [&places.project.join("profiles"), &store.join("entries"), &store.join("blobs")] {
+            fs_err::create_dir_all(made).expect("making a directory");
+        }
+        copy(Seeding::Copy, &own.project.join("images"), &places.project);
+        let built = own.json(&["build", "lab"]);
+        for layer in built["layers"].as_array().expect("a build tells its layers") {
+            if layer["name"] != "image" {
+                let key = layer["key"].as_str().expect("a layer has a key");
+                copy(seeding, &own.home.join("store/entries").join(key), &store.join("entries"));
+            }
+        }
+        if seeding == Seeding::Link {
+            copy(seeding, &own.home.join("store/blobs"), &store);
+        }
+        Self { dir, places }
+    }
+
+    /// Gives it a profile, with the lab's lock for its own: same image, same etcd, so the layers below the image are the lab's too.
+    /// `kiln` itself refuses a lock that was made for other wishes.
+    ///
+    /// # Panics
+    /// When the lab is not locked.
+    pub fn add_profile(&self, name: &str, text: &str) {
+        let profiles = self.places.project.join("profiles");
+        fs_err::write(profiles.join(format!("{name}.toml")), text).expect("writing a profile");
+        fs_err::copy(workspace().join("profiles/lab.lock"), profiles.join(format!("{name}.lock")))
+            .expect("copying the lab's lock");
+    }
+
+    /// Gives it what is public of a cluster's keys in kiln's own home. That is enough to build; no secret is there.
+    ///
+    /// # Panics
+    /// When they are not minted.
+    pub fn take_public_keys(&self, name: &str) {
+        let [from, to] = [&Places::own().home, &self.places.home].map(|home| home.join("pki").join(name));
+        fs_err::create_dir_all(&to).expect("making a directory");
+        for public in ["trust.json", "charter.json", "charter.sig"] {
+            fs_err::copy(from.join(public), to.join(public)).expect("copying a public file");
+        }
+    }
+}
+
+fn copy(seeding: Seeding, from: &Path, into: &Path) {
+    let how = if seeding == Seeding::Link { "--link" } else { "--sparse=auto" };
+    run(&["cp", "--archive", how, &text(from), &text(into)]);
+}
