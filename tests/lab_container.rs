@@ -92,6 +92,18 @@ fn mending_dns_is_enough() {
 
 #[test]
 #[ignore = "needs root and a built image: tests/run"]
+fn a_member_restarts_and_serves_while_dns_is_down() {
+    let lab = Lab::new();
+    let up = lab.json(&UP);
+    lab.ok(&["kill", "etcd2"]);
+    lab.ok(&["dns", "stop"]);
+    lab.ok(&["start", "etcd2"]);
+    let back = lab.wait_serving(CONTAINER_PATIENCE);
+    assert_eq!((members(&back), &back["lineage"]), (members(&up), &up["lineage"]));
+}
+
+#[test]
+#[ignore = "needs root and a built image: tests/run"]
 fn a_wiped_voter_is_not_replaced_behind_the_operators_back() {
     let lab = Lab::new();
     let ids = members(&lab.json(&UP));
