@@ -32,7 +32,8 @@ impl Machine {
         let scratch = tempfile::tempdir().expect("making a scratch directory");
         let console = format!("file:{}", text(&scratch.path().join("console.log")));
         let root = format!("file={image},if=none,id=root,format=qcow2,snapshot=on");
-        let mut argv = vec!["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "1024", "-smp", "2"];
+        let mut argv =
+            vec!["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "1024", "-smp", "2"];
         argv.extend(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot", "-serial", &console]);
         argv.extend(["-drive", &root, "-device", "virtio-blk-pci,drive=root,serial=kiln-root"]);
         argv.extend(more);
@@ -47,7 +48,9 @@ impl Machine {
 
     fn wait_said(&mut self, words: &str) {
         let log = self.scratch.path().to_owned();
-        let read = |name: &str| String::from_utf8_lossy(&fs_err::read(Path::join(&log, name)).unwrap_or_default()).into_owned();
+        let read = |name: &str| {
+            String::from_utf8_lossy(&fs_err::read(Path::join(&log, name)).unwrap_or_default()).into_owned()
+        };
         until(
             &format!("the console to say {words:?}"),
             PATIENCE,

@@ -42,6 +42,7 @@ pub mod etcd;
 pub mod explain;
 pub mod format;
 pub mod grant;
+pub mod hosts;
 pub mod identity;
 pub mod image;
 pub mod journal;

@@ -141,6 +141,10 @@ impl Paths {
     pub fn etcd_socket(&self) -> PathBuf {
         self.etcd_run().join("client.sock")
     }
+    /// The members' addresses ([`crate::hosts`]); `/etc/hosts` of the image is a link to it.
+    pub fn hosts(&self) -> PathBuf {
+        self.run().join("hosts")
+    }
     /// The real DNS servers, as systemd-resolved lists its uplinks (never the stub).
     pub fn resolv_conf(&self) -> PathBuf {
         self.at("run/systemd/resolve/resolv.conf")

@@ -34,7 +34,7 @@ use crate::state::State;
 use crate::status_file::{self, StatusFile};
 use crate::tls::{AgentTls, TlsParts};
 use crate::wait::{WaitReason, utc};
-use crate::{clock, control_client, custodian, journal, seed};
+use crate::{clock, control_client, custodian, hosts, journal, seed};
 
 /// How often the leaf is looked at, and the highest clock seen is written down.
 const UPKEEP: Duration = Duration::from_secs(300);
@@ -64,6 +64,7 @@ pub fn run(paths: &Paths) -> Result<()> {
             local: None,
             remembers: Vec::new(),
             counted: false,
+            hosts_kept: false,
             clients_open: false,
             etcd_seen_up: None,
             back_off: BackOff::default(),
@@ -87,6 +88,7 @@ struct Runner<'a> {
     local: Option<Local>,
     remembers: Vec<Remembered>,
     counted: bool,
+    hosts_kept: bool,
     clients_open: bool,
     etcd_seen_up: Option<Instant>,
     back_off: BackOff,
@@ -121,6 +123,11 @@ impl Runner<'_> {
         let mut trouble = String::new();
         if let Some(identity) = &identity
             && let Err(e) = self.keep_leaf(identity, &seen).await
+        {
+            trouble = format!("{e:#}");
+        }
+        if let Some(identity) = &identity
+            && let Err(e) = self.keep_hosts(&identity.charter)
         {
             trouble = format!("{e:#}");
         }
@@ -195,6 +202,18 @@ impl Runner<'_> {
             }
             Err(e) => log::warn!("counting this boot: {e:#}"),
         }
+    }
+
+    /// Has the members' addresses written down before etcd is started, and kept from then on.
+    fn keep_hosts(&mut self, charter: &Charter) -> Result<()> {
+        if self.hosts_kept {
+            return Ok(());
+        }
+        let hosts = hosts::begin(self.paths, charter)?;
+        let (paths, cluster) = (self.paths.clone(), self.image.cluster.clone());
+        tokio::spawn(hosts::tend(self.paths.clone(), hosts, move || observe::dns(&paths, &cluster)));
+        self.hosts_kept = true;
+        Ok(())
     }
 
     /// Keeps a leaf that serves on disk, and the agent's server with it.

@@ -255,6 +255,8 @@ impl Helper {
         let env = fs_err::read_to_string(self.paths.etcd_args()).expect("the agent rendered etcd's arguments");
         let args =
             env.trim().strip_prefix("KILN_ETCD_ARGS=").expect("an environment file").trim_matches('"').to_owned();
+        // `ip netns exec` mounts it over /etc/hosts, which on a node is a link to it.
+        fs_err::copy(self.paths.hosts(), format!("/etc/netns/{}/hosts", self.space)).expect("handing etcd its hosts");
         let mut argv: Vec<String> =
             ["ip", "netns", "exec", &self.space, &text(&etcd("etcd"))].map(str::to_owned).to_vec();
         argv.extend(args.split_whitespace().map(str::to_owned));
