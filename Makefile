@@ -37,7 +37,7 @@ check: deps
 	$(CARGO) test --locked --workspace --exclude kiln-tests
 
 bench: build
-	$(SUDO) $(CARGO) bench --locked -p kiln-tests --bench bench
+	$(SUDO) tests/run bench
 
 clean:
 	$(CARGO) clean
