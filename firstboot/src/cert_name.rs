@@ -70,28 +70,8 @@ pub fn member_of(leaf: &[u8], remote: IpAddr, charter: &Charter) -> Result<Fqdn,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::charter::CharterMember;
-    use crate::digest::Id128;
+    use crate::sample::charter;
     use rcgen::{CertificateParams, KeyPair, SanType};
-
-    fn charter() -> Charter {
-        let member = |n: u8| CharterMember {
-            fqdn: Fqdn::parse(&format!("etcd{n}.lab.example")).unwrap(),
-            addresses: vec![IpAddr::from([10, 0, 0, n])],
-        };
-        Charter {
-            schema: 1,
-            env: "lab".into(),
-            cluster: Id128([7; 16]),
-            generation: 1,
-            domain: Fqdn::parse("lab.example").unwrap(),
-            members: (1..=3).map(member).collect(),
-            founder: Fqdn::parse("etcd1.lab.example").unwrap(),
-            not_before: 0,
-            form_until: 1,
-            min_etcd: "3.5.30".parse().unwrap(),
-        }
-    }
 
     fn cert(names: &[SanType]) -> Vec<u8> {
         let mut params = CertificateParams::default();
@@ -107,10 +87,10 @@ mod tests {
     fn takes_exactly_one_member_at_its_own_address() {
         let own = SanType::IpAddress([10, 0, 0, 1].into());
         let remote = IpAddr::from([10, 0, 0, 1]);
-        let read = |names: &[SanType]| member_of(&cert(names), remote, &charter());
-        assert_eq!(read(&[dns("etcd1.lab.example"), own.clone()]), Ok(charter().members[0].fqdn.clone()));
+        let read = |names: &[SanType]| member_of(&cert(names), remote, &charter(3));
+        assert_eq!(read(&[dns("etcd1.lab.example"), own.clone()]), Ok(charter(3).members[0].fqdn.clone()));
         let mapped = "::ffff:10.0.0.1".parse().unwrap();
-        assert!(member_of(&cert(&[dns("etcd1.lab.example"), own.clone()]), mapped, &charter()).is_ok());
+        assert!(member_of(&cert(&[dns("etcd1.lab.example"), own.clone()]), mapped, &charter(3)).is_ok());
 
         assert_eq!(read(&[]), Err(CertNameError::Names("no subject alternative name".into())));
         assert_eq!(read(std::slice::from_ref(&own)), Err(CertNameError::Names("0 DNS names".into())));
@@ -124,6 +104,6 @@ mod tests {
         let uri = SanType::URI("spiffe://lab".try_into().unwrap());
         assert!(matches!(read(&[dns("etcd1.lab.example"), own, uri]), Err(CertNameError::Names(_))));
         let elsewhere = read(&[dns("etcd1.lab.example"), SanType::IpAddress([10, 0, 0, 9].into())]);
-        assert_eq!(elsewhere, Err(CertNameError::Address { name: charter().members[0].fqdn.clone(), remote }));
+        assert_eq!(elsewhere, Err(CertNameError::Address { name: charter(3).members[0].fqdn.clone(), remote }));
     }
 }

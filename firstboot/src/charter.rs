@@ -142,26 +142,8 @@ impl Charter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::charter;
     use ring::signature::{Ed25519KeyPair, KeyPair as _};
-
-    pub(crate) fn sample() -> Charter {
-        let member = |n: u8| CharterMember {
-            fqdn: Fqdn::parse(&format!("etcd{n}.lab.example")).unwrap(),
-            addresses: vec![IpAddr::from([10, 0, 0, n])],
-        };
-        Charter {
-            schema: 1,
-            env: "lab".into(),
-            cluster: Id128([7; 16]),
-            generation: 1,
-            domain: Fqdn::parse("lab.example").unwrap(),
-            members: (1..=3).map(member).collect(),
-            founder: Fqdn::parse("etcd1.lab.example").unwrap(),
-            not_before: 1_700_000_000,
-            form_until: 1_700_000_000 + DEFAULT_FORM_WINDOW_SECS,
-            min_etcd: "3.5.30".parse().unwrap(),
-        }
-    }
 
     fn sign(charter: &Charter) -> (Vec<u8>, Vec<u8>, PublicKey) {
         let pair = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
@@ -172,13 +154,13 @@ mod tests {
 
     #[test]
     fn opens_what_the_operator_signed() {
-        let (bytes, signature, key) = sign(&sample());
-        assert_eq!(Charter::open(&bytes, &signature, &key), Ok(sample()));
+        let (bytes, signature, key) = sign(&charter(3));
+        assert_eq!(Charter::open(&bytes, &signature, &key), Ok(charter(3)));
     }
 
     #[test]
     fn refuses_every_single_flipped_bit() {
-        let (bytes, signature, key) = sign(&sample());
+        let (bytes, signature, key) = sign(&charter(3));
         for i in 0..bytes.len() {
             let mut bent = bytes.clone();
             bent[i] ^= 1;
@@ -191,7 +173,7 @@ mod tests {
     #[test]
     fn refuses_contradictions() {
         let bend = |f: &dyn Fn(&mut Charter)| {
-            let mut charter = sample();
+            let mut charter = charter(3);
             f(&mut charter);
             charter.check()
         };

@@ -51,30 +51,7 @@ fn of_charter(member: &ListedMember, charter: &Charter) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::charter::CharterMember;
-    use crate::digest::Id128;
-    use crate::name::Fqdn;
-    use std::net::IpAddr;
-
-    fn name(n: u8) -> Fqdn {
-        Fqdn::parse(&format!("etcd{n}.lab.example")).unwrap()
-    }
-
-    fn charter() -> Charter {
-        let member = |n: u8| CharterMember { fqdn: name(n), addresses: vec![IpAddr::from([10, 0, 0, n])] };
-        Charter {
-            schema: 1,
-            env: "lab".into(),
-            cluster: Id128([7; 16]),
-            generation: 1,
-            domain: Fqdn::parse("lab.example").unwrap(),
-            members: (1..=3).map(member).collect(),
-            founder: name(1),
-            not_before: 0,
-            form_until: 1,
-            min_etcd: "3.5.30".parse().unwrap(),
-        }
-    }
+    use crate::sample::{charter, fqdn as name};
 
     fn voter(n: u8) -> ListedMember {
         ListedMember {
@@ -92,12 +69,12 @@ mod tests {
 
     #[test]
     fn complete_means_every_charter_member_a_started_voter_and_nobody_else() {
-        assert!(complete(&all(), &charter()));
-        assert!(!complete(&all()[..2], &charter()));
+        assert!(complete(&all(), &charter(3)));
+        assert!(!complete(&all()[..2], &charter(3)));
         let bend = |edit: &dyn Fn(&mut ListedMember)| {
             let mut members = all();
             edit(&mut members[1]);
-            complete(&members, &charter())
+            complete(&members, &charter(3))
         };
         assert!(!bend(&|m| m.learner = true));
         assert!(!bend(&|m| m.client_urls.clear()));
@@ -105,7 +82,7 @@ mod tests {
         assert!(!bend(&|m| m.peer_urls = vec![name(9).peer_url()]));
         let mut more = all();
         more.push(voter(4));
-        assert!(!complete(&more, &charter()));
+        assert!(!complete(&more, &charter(3)));
     }
 
     #[test]
@@ -113,8 +90,8 @@ mod tests {
         let learner = |n| ListedMember { learner: true, ..voter(n) };
         let unstarted = ListedMember { client_urls: Vec::new(), ..learner(3) };
         let members = [voter(1), learner(2), unstarted, learner(4)];
-        assert_eq!(promotable(&members, &charter()), [RaftId(2)]);
-        assert_eq!(hopeless(&members, &charter(), |_| LEARNER_PATIENCE_SECS + 1), [RaftId(2), RaftId(3)]);
-        assert_eq!(hopeless(&members, &charter(), |_| LEARNER_PATIENCE_SECS), []);
+        assert_eq!(promotable(&members, &charter(3)), [RaftId(2)]);
+        assert_eq!(hopeless(&members, &charter(3), |_| LEARNER_PATIENCE_SECS + 1), [RaftId(2), RaftId(3)]);
+        assert_eq!(hopeless(&members, &charter(3), |_| LEARNER_PATIENCE_SECS), []);
     }
 }

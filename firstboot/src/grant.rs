@@ -159,29 +159,8 @@ fn retry(millis: u64, reason: String) -> GrantDecision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::charter::CharterMember;
     use crate::digest::Sha256Digest;
-    use std::net::IpAddr;
-
-    fn name(n: u8) -> Fqdn {
-        Fqdn::parse(&format!("etcd{n}.lab.example")).unwrap()
-    }
-
-    fn charter() -> Charter {
-        let member = |n: u8| CharterMember { fqdn: name(n), addresses: vec![IpAddr::from([10, 0, 0, n])] };
-        Charter {
-            schema: 1,
-            env: "lab".into(),
-            cluster: Id128([7; 16]),
-            generation: 1,
-            domain: Fqdn::parse("lab.example").unwrap(),
-            members: (1..=3).map(member).collect(),
-            founder: name(1),
-            not_before: 0,
-            form_until: 1,
-            min_etcd: "3.5.30".parse().unwrap(),
-        }
-    }
+    use crate::sample::{charter, fqdn as name};
 
     fn listed(n: u8, learner: bool, started: bool) -> ListedMember {
         ListedMember {
@@ -198,7 +177,7 @@ mod tests {
         members: &[ListedMember],
         edit: impl FnOnce(&mut JoinRequest, &mut GrantObservation<'_>),
     ) -> GrantDecision {
-        let (charter, own, caller) = (charter(), name(1), name(2));
+        let (charter, own, caller) = (charter(3), name(1), name(2));
         let mut request = JoinRequest {
             cluster: charter.cluster,
             generation: 1,
