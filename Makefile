@@ -10,7 +10,7 @@ KILN := target/release/kiln
 # The lab makes namespaces, mounts and machines of its own: it needs root, nothing else does.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH,KILN_HOME)
 
-.PHONY: deps build demo demo-down test check bench clean
+.PHONY: deps build faults demo demo-down test check bench clean
 
 deps:
 	@.ci/install-deps
@@ -27,8 +27,13 @@ demo: build
 demo-down:
 	$(SUDO) $(KILN) lab down lab
 
+# The agent with power cuts and a clock to bend compiled in, for tests only.
+faults: deps
+	$(CARGO) build --locked -p kiln-firstboot --bin firstboot --features faults
+	install -D -m 0755 target/debug/firstboot target/faults/firstboot
+
 # Everything, against the real thing: a real archive, etcd, DNS server, machines.
-test: build
+test: build faults
 	$(SUDO) tests/run
 
 check: deps
@@ -36,7 +41,7 @@ check: deps
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) test --locked --workspace --exclude kiln-tests
 
-bench: build
+bench: build faults
 	$(SUDO) tests/run bench
 
 clean:

@@ -14,7 +14,7 @@
 //! [`seed_disk`], [`state_file`], [`system`].
 //!
 //! The edges of the agent: [`run`] (the loop), `progress`, `activation`, [`observe`], [`apply`], [`agent`] (port 2382), [`custodian`], [`etcd`], [`tls`],
-//! [`leaf_file`], [`dns`], [`address`], [`clock`], [`control_client`], [`status_file`].
+//! [`leaf_file`], [`dns`], [`address`], [`clock`], [`control_client`], [`status_file`], and [`fault`], which only tests compile in.
 
 pub(crate) mod activation;
 pub mod address;
@@ -40,6 +40,7 @@ pub mod dns_answer;
 pub mod durable;
 pub mod etcd;
 pub mod explain;
+pub mod fault;
 pub mod format;
 pub mod grant;
 pub mod hosts;

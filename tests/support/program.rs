@@ -26,6 +26,17 @@ pub fn firstboot() -> PathBuf {
     built("FIRSTBOOT_BIN", "firstboot")
 }
 
+/// `firstboot` with power cuts and a clock to bend compiled in, as `tests/run` built it; `FIRSTBOOT_FAULTS_BIN` names another.
+///
+/// # Panics
+/// When it is not built.
+pub fn firstboot_with_faults() -> PathBuf {
+    let path = std::env::var_os("FIRSTBOOT_FAULTS_BIN")
+        .map_or_else(|| workspace().join("target/faults/firstboot"), PathBuf::from);
+    assert!(path.exists(), "{} is not there: `make faults` builds it", path.display());
+    path
+}
+
 fn built(variable: &str, name: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(|| workspace().join("target/release").join(name), PathBuf::from);
     assert!(path.exists(), "{} is not there: run `make build` first, or set {variable}", path.display());

@@ -1,0 +1,128 @@
+//! Power cuts and bent clocks, for tests only: without the feature `faults` every function here does nothing and is compiled away.
+//!
+//! A point is named where it is hit. `KILN_CUT=NAME` (or `NAME:3`, its third time) ends the process there by SIGKILL, as a power cut would.
+//! `KILN_CLOCK_OFFSET_FILE` names a file with the seconds that [`crate::clock::now`] is off.
+#![cfg_attr(
+    feature = "faults",
+    expect(clippy::disallowed_methods, reason = "an edge, in tests only: told by the environment what to break")
+)]
+
+/// A place between two persisted or exchanged facts, where losing power must not matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// The state file's new content is written under its temporary name and not renamed yet.
+    StateWritten,
+    /// The state file is renamed and its directory synced.
+    StateRenamed,
+    /// A lineage is chosen and persisted; etcd has not been started.
+    Founding,
+    /// A grant was received and is not persisted yet.
+    Granted,
+    /// The assignment is persisted; its start is not marked attempted yet.
+    Assigned,
+    /// The start is marked attempted; etcd has not been started.
+    Attempted,
+    /// etcd has been started with a fresh id.
+    StartedEmpty,
+    /// The grantor holds the lock and has changed nothing.
+    GrantLocked,
+    /// The grantor removed the caller's earlier member and has not added the new one.
+    GrantRemoved,
+    /// The grantor added the learner and has not recorded or answered it.
+    GrantAdded,
+    /// The grantor recorded the learner and has not answered.
+    GrantRecorded,
+    /// The custodian promoted a learner.
+    Promoted,
+    /// The custodian found the formation complete and has not recorded the activation.
+    Complete,
+    /// The activation is recorded; no client port is open yet.
+    Activated,
+}
+
+impl Point {
+    /// Every point, for tests that try them all.
+    pub const ALL: [Self; 14] = [
+        Self::StateWritten,
+        Self::StateRenamed,
+        Self::Founding,
+        Self::Granted,
+        Self::Assigned,
+        Self::Attempted,
+        Self::StartedEmpty,
+        Self::GrantLocked,
+        Self::GrantRemoved,
+        Self::GrantAdded,
+        Self::GrantRecorded,
+        Self::Promoted,
+        Self::Complete,
+        Self::Activated,
+    ];
+
+    /// Its name in `KILN_CUT`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::StateWritten => "state-written",
+            Self::StateRenamed => "state-renamed",
+            Self::Founding => "founding",
+            Self::Granted => "granted",
+            Self::Assigned => "assigned",
+            Self::Attempted => "attempted",
+            Self::StartedEmpty => "started-empty",
+            Self::GrantLocked => "grant-locked",
+            Self::GrantRemoved => "grant-removed",
+            Self::GrantAdded => "grant-added",
+            Self::GrantRecorded => "grant-recorded",
+            Self::Promoted => "promoted",
+            Self::Complete => "complete",
+            Self::Activated => "activated",
+        }
+    }
+}
+
+/// Ends this process here if the test asked for it.
+#[cfg(feature = "faults")]
+pub fn cut(point: Point) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static HITS: AtomicU32 = AtomicU32::new(0);
+    let Ok(wanted) = std::env::var("KILN_CUT") else { return };
+    let (name, nth) =
+        wanted.split_once(':').map_or((wanted.as_str(), 1), |(name, nth)| (name, nth.parse().unwrap_or(1)));
+    if name == point.name() && HITS.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+        // The test reads from this line that the point was reached.
+        eprintln!("cut at {name}");
+        if let Err(error) = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL) {
+            panic!("ending this process: {error}");
+        }
+    }
+}
+
+/// Does nothing.
+#[cfg(not(feature = "faults"))]
+#[inline]
+pub fn cut(_: Point) {}
+
+/// Seconds that the clock is off, as the test last wrote them.
+#[cfg(feature = "faults")]
+pub fn clock_offset() -> i64 {
+    let file = std::env::var_os("KILN_CLOCK_OFFSET_FILE");
+    file.and_then(|file| fs_err::read_to_string(file).ok()).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Zero.
+#[cfg(not(feature = "faults"))]
+#[inline]
+pub fn clock_offset() -> i64 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_point_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = Point::ALL.iter().map(|point| point.name()).collect();
+        assert_eq!(names.len(), Point::ALL.len());
+    }
+}

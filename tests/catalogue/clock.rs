@@ -1,0 +1,1 @@
+//! B. Clock and certificates.

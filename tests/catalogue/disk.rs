@@ -1,0 +1,1 @@
+//! C. Disk and state.

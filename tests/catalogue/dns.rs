@@ -1,0 +1,1 @@
+//! A. DNS and identity.

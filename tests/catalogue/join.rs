@@ -1,0 +1,1 @@
+//! E. Join and replace.

@@ -1,0 +1,11 @@
+//! The catalogue of faults, each scenario by its id, against the real agent, a real etcd and a real network.
+#![expect(clippy::tests_outside_test_module, reason = "an integration test is nothing but tests")]
+
+mod adversary;
+mod clock;
+mod disk;
+mod dns;
+mod formation;
+mod join;
+mod partition;
+mod version;

@@ -1,0 +1,1 @@
+//! F. Partition and performance.
