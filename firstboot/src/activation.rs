@@ -5,6 +5,7 @@ use anyhow::Result;
 
 use crate::agent::desk::Desk;
 use crate::apply::Hands;
+use crate::fault::{Point, cut};
 use crate::journal;
 use crate::message::ControlRequest;
 use crate::record::ACTIVATED;
@@ -15,6 +16,7 @@ pub(crate) async fn admit(hands: &mut Hands<'_>, desk: &Desk, open: bool) -> Res
         let Ok((Some(_), _)) = desk.etcd.read(ACTIVATED).await else { return Ok(false) };
         hands.state.activated_seen = true;
         hands.persist()?;
+        cut(Point::ActivationSeen);
         journal::tell(&journal::ACTIVATED, "the cluster is activated: every member of the charter votes", &[]);
     }
     if !open {
@@ -40,8 +42,10 @@ pub(crate) async fn settle(hands: &mut Hands<'_>, desk: &Desk) -> Result<bool> {
         let heir = members.iter().find(|m| m.id != status.member && !m.learner && !m.client_urls.is_empty());
         if let Some(heir) = heir {
             desk.etcd.move_leader(heir.id).await?;
+            cut(Point::LeadershipMoved);
         }
     }
     hands.control(ControlRequest::StopEtcd).await?;
+    cut(Point::Settled);
     Ok(true)
 }

@@ -10,6 +10,7 @@ use crate::control_client::{self, EtcdUnit};
 use crate::decision::Decision;
 use crate::digest::Id128;
 use crate::dns::Dns;
+use crate::fault::{Point, cut};
 use crate::message::{Answer, Ask, ControlRequest, JoinRequest};
 use crate::name::Fqdn;
 use crate::observe::Image;
@@ -82,6 +83,7 @@ impl Hands<'_> {
                     *attempted = true;
                 }
                 self.persist()?;
+                cut(Point::Attempted);
                 let token = self.token(*lineage);
                 self.start(Start::Existing { token: &token, members: initial_cluster }, true).await?;
                 Ok(Applied::Changed)
@@ -91,6 +93,7 @@ impl Hands<'_> {
                 let text = format!("etcd left no log as member {member}; a new id is needed. Its last words: {words}");
                 journal::tell(&journal::ETCD_FAILED, &text, &[("KILN_LAST_WORDS", &self.etcd.last_words)]);
                 self.control(ControlRequest::ClearEtcd).await?;
+                cut(Point::Cleared);
                 self.move_to(Phase::Blank)?;
                 Ok(Applied::Changed)
             }
@@ -107,6 +110,7 @@ impl Hands<'_> {
             Decision::Form { .. } => {
                 let lineage = Id128::random().ok().context("drawing a lineage: the system gives no randomness")?;
                 self.move_to(Phase::Founding { lineage })?;
+                cut(Point::Founding);
                 Ok(Applied::Changed)
             }
         }
@@ -157,6 +161,7 @@ impl Hands<'_> {
                     if grant.nonce != nonce || grant.lineage != lineage || grant.raft_cluster != raft_cluster {
                         bail!("{grantor} granted something that was not asked for");
                     }
+                    cut(Point::Granted);
                     self.move_to(Phase::Assigned {
                         lineage,
                         raft_cluster,
@@ -164,6 +169,7 @@ impl Hands<'_> {
                         initial_cluster: grant.initial_cluster,
                         attempted: false,
                     })?;
+                    cut(Point::Assigned);
                     return Ok(Applied::Changed);
                 }
                 // It is being taken care of; asking another member would only contend for the same lock.
@@ -195,7 +201,11 @@ impl Hands<'_> {
             start,
         });
         durable::replace(&self.paths.etcd_args(), environment_file(&args)?.as_bytes(), 0o644)?;
+        cut(Point::Rendered);
         self.control(ControlRequest::StartEtcd { empty }).await?;
+        if empty {
+            cut(Point::StartedEmpty);
+        }
         let how = match start {
             Start::Founding { .. } => "starting etcd as the founder of a new lineage",
             Start::Existing { .. } => "starting etcd as a learner of the running cluster",

@@ -13,6 +13,14 @@ use std::path::Path;
 /// # Errors
 /// The I/O error, naming the path; whatever was at `path` is then still there.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace_noting(path, bytes, mode, || {})
+}
+
+/// As [`replace`]; calls `written` when the new content is synced under its temporary name and not yet renamed.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_noting(path: &Path, bytes: &[u8], mode: u32, written: impl FnOnce()) -> io::Result<()> {
     let directory = path.parent().ok_or_else(|| io::Error::other(format!("`{}` has no directory", path.display())))?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
@@ -31,6 +39,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    written();
     fs_err::rename(&beside, path)?;
     sync_directory(directory)
 }

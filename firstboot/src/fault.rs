@@ -22,8 +22,14 @@ pub enum Point {
     Assigned,
     /// The start is marked attempted; etcd has not been started.
     Attempted,
+    /// etcd's command line is on the volume's overlay; nobody was asked to start it yet.
+    Rendered,
+    /// `firstboot precheck` spent the permit for a start on an empty log and has not allowed the start yet.
+    PermitSpent,
     /// etcd has been started with a fresh id.
     StartedEmpty,
+    /// What a failed start left is cleared; the assignment it belonged to is not dropped yet.
+    Cleared,
     /// The grantor holds the lock and has changed nothing.
     GrantLocked,
     /// The grantor removed the caller's earlier member and has not added the new one.
@@ -32,31 +38,46 @@ pub enum Point {
     GrantAdded,
     /// The grantor recorded the learner and has not answered.
     GrantRecorded,
+    /// The lineage is recorded in etcd; the founder's own volume is not.
+    LineageRecorded,
     /// The custodian promoted a learner.
     Promoted,
     /// The custodian found the formation complete and has not recorded the activation.
     Complete,
     /// The activation is recorded; no client port is open yet.
     Activated,
+    /// This node has persisted that it saw the activation; its client port is not open yet.
+    ActivationSeen,
+    /// The founder handed leadership over to end its special start; its etcd is not stopped yet.
+    LeadershipMoved,
+    /// The founder's etcd is stopped, to be started with its strict check on.
+    Settled,
 }
 
 impl Point {
     /// Every point, for tests that try them all.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 21] = [
         Self::StateWritten,
         Self::StateRenamed,
         Self::Founding,
         Self::Granted,
         Self::Assigned,
         Self::Attempted,
+        Self::Rendered,
+        Self::PermitSpent,
         Self::StartedEmpty,
+        Self::Cleared,
         Self::GrantLocked,
         Self::GrantRemoved,
         Self::GrantAdded,
         Self::GrantRecorded,
+        Self::LineageRecorded,
         Self::Promoted,
         Self::Complete,
         Self::Activated,
+        Self::ActivationSeen,
+        Self::LeadershipMoved,
+        Self::Settled,
     ];
 
     /// Its name in `KILN_CUT`.
@@ -68,14 +89,21 @@ impl Point {
             Self::Granted => "granted",
             Self::Assigned => "assigned",
             Self::Attempted => "attempted",
+            Self::Rendered => "rendered",
+            Self::PermitSpent => "permit-spent",
             Self::StartedEmpty => "started-empty",
+            Self::Cleared => "cleared",
             Self::GrantLocked => "grant-locked",
             Self::GrantRemoved => "grant-removed",
             Self::GrantAdded => "grant-added",
             Self::GrantRecorded => "grant-recorded",
+            Self::LineageRecorded => "lineage-recorded",
             Self::Promoted => "promoted",
             Self::Complete => "complete",
             Self::Activated => "activated",
+            Self::ActivationSeen => "activation-seen",
+            Self::LeadershipMoved => "leadership-moved",
+            Self::Settled => "settled",
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::digest::Id128;
 use crate::disk;
 use crate::disk_fact::{DataFact, DiskFacts, WalFact};
 use crate::durable;
+use crate::fault::{Point, cut};
 use crate::journal;
 use crate::observation::StateView;
 use crate::paths::Paths;
@@ -49,6 +50,7 @@ fn check(paths: &Paths) -> anyhow::Result<()> {
     leaf_is_whole(paths)?;
     if let Start::Empty(member) = start {
         spend_permit(paths, member)?;
+        cut(Point::PermitSpent);
     }
     Ok(())
 }

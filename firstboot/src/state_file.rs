@@ -6,6 +6,7 @@ use std::io;
 use anyhow::Context as _;
 
 use crate::durable;
+use crate::fault::{Point, cut};
 use crate::observation::StateView;
 use crate::paths::Paths;
 use crate::state::State;
@@ -29,7 +30,10 @@ pub fn read(paths: &Paths) -> StateView {
 /// When the volume cannot be written; the earlier state is then still there, and nothing that needs the new one may be done.
 pub fn write(paths: &Paths, state: &State) -> anyhow::Result<()> {
     let bytes = serde_json::to_vec_pretty(state).context("writing the state as JSON")?;
-    durable::replace(&paths.state_json(), &bytes, 0o600).context("writing the state file")
+    durable::replace_noting(&paths.state_json(), &bytes, 0o600, || cut(Point::StateWritten))
+        .context("writing the state file")?;
+    cut(Point::StateRenamed);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod dns;
+pub mod firewall;
 pub mod lab;
 pub mod netns;
 pub mod node;

@@ -18,7 +18,8 @@ use kiln_firstboot::paths::Paths;
 use kiln_firstboot::state::{Phase, State};
 use kiln_firstboot::{precheck, raft_id, state_file};
 
-use crate::program::{etcd, firstboot, kill, output, output_with_input, run, spawn};
+use crate::firewall;
+use crate::program::{etcd, firstboot, firstboot_with_faults, kill, output, output_with_input, run, spawn};
 
 /// A node. Dropping it ends what it runs.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Node {
     pub home: PathBuf,
     helper: Arc<Helper>,
     agent: Option<Child>,
+    faults: Vec<(String, String)>,
+    cut_takes_etcd: bool,
 }
 
 /// The root helper's side: what systemd and nftables do on a real node.
@@ -40,6 +43,8 @@ pub struct Node {
 struct Helper {
     space: String,
     paths: Paths,
+    program: Mutex<PathBuf>,
+    precheck_env: Mutex<Vec<(String, String)>>,
     log: PathBuf,
     etcd: Mutex<Option<Child>>,
     clients_open: AtomicBool,
@@ -58,10 +63,34 @@ impl Node {
             space: space.clone(),
             log: home.join("etcd.log"),
             paths,
+            program: Mutex::new(firstboot()),
+            precheck_env: Mutex::new(Vec::new()),
             etcd: Mutex::new(None),
             clients_open: AtomicBool::new(false),
         };
-        Self { fqdn, address, space, home, helper: Arc::new(helper), agent: None }
+        let helper = Arc::new(helper);
+        Self { fqdn, address, space, home, helper, agent: None, faults: Vec::new(), cut_takes_etcd: false }
+    }
+
+    /// From the next start of its agent on: the agent with faults compiled in, and this environment for it (`KILN_CUT`, ...).
+    /// Nothing means the plain agent again.
+    pub fn set_faults(&mut self, environment: &[(&str, &str)]) {
+        self.faults = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    }
+
+    /// Whether a cut of its agent is a cut of its power, which ends its etcd in the same instant, or a crash of the agent alone.
+    pub fn set_cut_takes_etcd(&mut self, takes: bool) {
+        self.cut_takes_etcd = takes;
+    }
+
+    /// Its agent runs. Not after a cut.
+    pub fn agent_runs(&mut self) -> bool {
+        self.agent.as_mut().is_some_and(|agent| matches!(agent.try_wait(), Ok(None)))
+    }
+
+    /// Its etcd runs.
+    pub fn etcd_runs(&self) -> bool {
+        self.helper.etcd_runs()
     }
 
     /// Its paths, which exist while it is powered on.
@@ -110,22 +139,76 @@ impl Node {
             .expect("writing resolv.conf");
         let boot = format!("{}\n", Id128::random().expect("drawing a boot id"));
         fs_err::write(paths.boot_id(), boot).expect("writing the boot id");
-        run(&[&text(&firstboot()), "--root", &root, "disk"]);
+        firewall::close(&self.space);
+        *self.helper.program.lock().unwrap_or_else(PoisonError::into_inner) = self.program();
+        run(&[&text(&self.program()), "--root", &root, "disk"]);
 
         self.helper.clients_open.store(false, Ordering::SeqCst);
         let listener = UnixListener::bind(paths.control_socket()).expect("listening as the root helper");
         let helper = Arc::clone(&self.helper);
         std::thread::spawn(move || helper.serve(&listener));
-        let argv = ["ip", "netns", "exec", &self.space, &text(&firstboot()), "--root", &root, "run"];
-        let argv: Vec<String> = argv.into_iter().map(str::to_owned).collect();
-        self.agent = Some(spawn(&argv, &self.home.join("console.log")));
+        self.start_agent();
+    }
+
+    /// Starts its agent again after a crash of it alone, as systemd does: the same boot, etcd as it is.
+    ///
+    /// # Panics
+    /// When the agent still runs.
+    pub fn restart_agent(&mut self) {
+        assert!(!self.agent_runs(), "the agent of {} runs", self.fqdn);
+        *self.helper.program.lock().unwrap_or_else(PoisonError::into_inner) = self.program();
+        self.start_agent();
+    }
+
+    fn program(&self) -> PathBuf {
+        if self.faults.is_empty() { firstboot() } else { firstboot_with_faults() }
+    }
+
+    fn start_agent(&mut self) {
+        let mut argv = ["ip", "netns", "exec", &self.space, "env"].map(str::to_owned).to_vec();
+        argv.extend(self.faults.iter().map(|(name, value)| format!("{name}={value}")));
+        argv.extend([text(&self.program()), "--root".into(), text(self.paths().root()), "run".into()]);
+        (*self.helper.precheck_env.lock().unwrap_or_else(PoisonError::into_inner)).clone_from(&self.faults);
+        let agent = spawn(&argv, &self.home.join("console.log"));
+        if self.cut_takes_etcd {
+            let (pid, helper) = (agent.id(), Arc::clone(&self.helper));
+            std::thread::spawn(move || {
+                ended(pid);
+                helper.stop_etcd();
+            });
+        }
+        self.agent = Some(agent);
+    }
+
+    /// Ends its agent alone, as a crash does; etcd goes on.
+    pub fn crash_agent(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            kill(&mut agent);
+        }
+    }
+
+    /// Lets its etcd crash; nobody is told.
+    pub fn crash_etcd(&self) {
+        self.helper.stop_etcd();
+    }
+
+    /// Has etcd started as systemd's `Restart=` does it, which asks nobody but `firstboot precheck`.
+    ///
+    /// # Errors
+    /// What precheck says.
+    pub fn restart_etcd_by_systemd(&self) -> Result<(), String> {
+        self.helper.run_etcd()
     }
 
     /// Cuts its power: agent and etcd end at once, nothing is told to them.
     pub fn power_off(&mut self) {
-        let Some(mut agent) = self.agent.take() else { return };
-        kill(&mut agent);
+        if let Some(mut agent) = self.agent.take() {
+            kill(&mut agent);
+        }
         self.helper.stop_etcd();
+        if !self.paths().control_socket().exists() {
+            return;
+        }
         // Ends the helper's thread: the socket of this boot is gone, and a last connection wakes it to see that.
         let last = UnixStream::connect(self.paths().control_socket());
         drop(fs_err::remove_file(self.paths().control_socket()));
@@ -201,8 +284,7 @@ impl Helper {
                 ControlAnswer::Done
             }
             ControlRequest::EtcdState => {
-                let mut etcd = self.etcd.lock().unwrap_or_else(PoisonError::into_inner);
-                let running = etcd.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+                let running = self.etcd_runs();
                 let active = if running { "active" } else { "inactive" }.to_owned();
                 ControlAnswer::Etcd { active, last_words: if running { String::new() } else { self.last_words() } }
             }
@@ -217,6 +299,7 @@ impl Helper {
                 ControlAnswer::Done
             }
             ControlRequest::OpenClients => {
+                firewall::open(&self.space);
                 self.clients_open.store(true, Ordering::SeqCst);
                 ControlAnswer::Done
             }
@@ -226,12 +309,24 @@ impl Helper {
     /// Passes a request to the real helper, for what needs no systemd.
     fn pass(&self, request: &str) -> ControlAnswer {
         let root = text(self.paths.root());
-        let said = output_with_input(&[&text(&firstboot()), "--root", &root, "control"], request);
+        let said = output_with_input(&[&text(&self.program()), "--root", &root, "control"], request);
         serde_json::from_slice(said.stdout.split(|b| *b == b'\n').next().unwrap_or_default())
             .unwrap_or_else(|error| ControlAnswer::Failed(format!("the helper said no answer: {error}")))
     }
 
+    fn program(&self) -> PathBuf {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn etcd_runs(&self) -> bool {
+        let mut etcd = self.etcd.lock().unwrap_or_else(PoisonError::into_inner);
+        etcd.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
     fn start_etcd(&self, empty: bool) -> ControlAnswer {
+        if self.etcd_runs() {
+            return ControlAnswer::Done;
+        }
         if empty {
             let Some(StateView::Read(state)) = Some(state_file::read(&self.paths)) else {
                 return ControlAnswer::Failed("there is no state".into());
@@ -248,9 +343,18 @@ impl Helper {
             };
             precheck::permit(&self.paths, member).expect("writing the permit");
         }
-        let precheck = output(&[&text(&firstboot()), "--root", &text(self.paths.root()), "precheck"]);
+        self.run_etcd().map_or_else(ControlAnswer::Failed, |()| ControlAnswer::Done)
+    }
+
+    /// What systemd does to start the unit: its condition, then etcd.
+    fn run_etcd(&self) -> Result<(), String> {
+        let mut argv = vec!["env".to_owned()];
+        let environment = self.precheck_env.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        argv.extend(environment.iter().map(|(name, value)| format!("{name}={value}")));
+        argv.extend([text(&self.program()), "--root".into(), text(self.paths.root()), "precheck".into()]);
+        let precheck = output(&argv.iter().map(String::as_str).collect::<Vec<_>>());
         if !precheck.status.success() {
-            return ControlAnswer::Failed(String::from_utf8_lossy(&precheck.stderr).into_owned());
+            return Err(String::from_utf8_lossy(&precheck.stderr).into_owned());
         }
         let env = fs_err::read_to_string(self.paths.etcd_args()).expect("the agent rendered etcd's arguments");
         let args =
@@ -261,7 +365,7 @@ impl Helper {
             ["ip", "netns", "exec", &self.space, &text(&etcd("etcd"))].map(str::to_owned).to_vec();
         argv.extend(args.split_whitespace().map(str::to_owned));
         *self.etcd.lock().unwrap_or_else(PoisonError::into_inner) = Some(spawn(&argv, &self.log));
-        ControlAnswer::Done
+        Ok(())
     }
 
     fn stop_etcd(&self) {
@@ -276,6 +380,14 @@ impl Helper {
         let lines: Vec<&str> = log.lines().rev().take(5).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Waits until a child of this process has ended, and leaves it to be collected by whoever started it.
+fn ended(pid: u32) {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid is small"));
+    // An error means that it is collected already.
+    let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
 }
 
 /// A path as text; the tests' own paths are.

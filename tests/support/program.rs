@@ -93,6 +93,16 @@ pub fn run(argv: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("programs print UTF-8")
 }
 
+/// Runs a command line that must succeed, with something to read.
+///
+/// # Panics
+/// When it fails, with all it said.
+pub fn run_with_input(argv: &[&str], input: &str) {
+    let output = output_with_input(argv, input);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{argv:?}: {}\n{stderr}", output.status);
+}
+
 /// Starts a command line with its output going to `log`.
 ///
 /// # Panics

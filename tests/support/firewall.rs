@@ -1,0 +1,21 @@
+//! A node's own packet filter: the image's rules in its namespace, with the test network as its peers and clients.
+#![expect(clippy::disallowed_methods, reason = "tests read what goes into an image")]
+
+use crate::program::{run, run_with_input, workspace};
+
+/// Loads the image's rules as at boot: the client port is closed. Other tables of the namespace, a test's own, stay.
+pub fn close(space: &str) {
+    let file = workspace().join("images/tree/etc/nftables.conf");
+    let rules = fs_err::read_to_string(file).expect("reading the image's packet filter");
+    let (rest, network) = ("flush ruleset", "10.99.0.0/24");
+    assert!(rules.contains(rest), "the image's rules begin with `{rest}`");
+    let rules = rules.replace(rest, "table inet kiln {}\ndelete table inet kiln");
+    let rules: String = rules.lines().filter(|line| !line.starts_with("include")).map(|l| format!("{l}\n")).collect();
+    let sets = ["peers4", "clients4"].map(|set| format!("add element inet kiln {set} {{ {network} }}\n"));
+    run_with_input(&["ip", "netns", "exec", space, "nft", "-f", "-"], &(rules + &sets.concat()));
+}
+
+/// Opens the client port, with the root helper's own words.
+pub fn open(space: &str) {
+    run(&["ip", "netns", "exec", space, "nft", "add", "element", "inet", "kiln", "open_tcp", "{ 2379 }"]);
+}
