@@ -36,7 +36,7 @@ fn choose(seen: &Observation) -> Result<Decision, Refusal> {
     let label = volume(seen, header)?;
     let Some(state) = record(seen, header, charter, label)? else {
         return match &seen.wal {
-            WalFact::Absent => Ok(Decision::RecordBlank { state: Box::new(State::blank(&current(label, header))) }),
+            WalFact::Absent => Ok(Decision::RecordBlank { state: Box::new(blank_state(seen, label, header)) }),
             WalFact::Present { member, raft_cluster } => Err(Refusal::WalForeign {
                 member: *member,
                 raft_cluster: *raft_cluster,
@@ -192,25 +192,33 @@ fn same<T: PartialEq + ToString>(file: &str, field: &str, found: T, expected: T)
     })
 }
 
-/// The label as a blank state is made from it: under the charter's generation, which may be later than the volume's formatting.
-fn current(label: &VolumeLabel, header: &SeedHeader) -> VolumeLabel {
-    VolumeLabel { generation: header.generation, ..label.clone() }
+/// The state of a blank volume, under the charter's generation, which may be later than the volume's formatting. What the volume
+/// has counted and seen stays: peers remember its boots under the same instance.
+fn blank_state(seen: &Observation, label: &VolumeLabel, header: &SeedHeader) -> State {
+    let blank = State::blank(&VolumeLabel { generation: header.generation, ..label.clone() });
+    match &seen.state {
+        StateView::Read(before) => {
+            State { boot_counter: before.boot_counter, max_seen_time: before.max_seen_time, ..blank }
+        }
+        StateView::Absent | StateView::Unreadable(_) => blank,
+    }
 }
 
-/// Row 4: a member that remembers a later boot of this very volume proves that the volume went back in time or runs twice.
-/// Silence proves nothing and delays nothing.
+/// Row 4: a later boot of this very volume, or another boot with the same count, proves that the volume went back in time or runs
+/// twice: each boot counts itself on the volume before it tells anybody. Silence proves nothing and delays nothing.
 fn rollback(seen: &Observation, charter: &Charter, state: &State) -> Result<(), Refusal> {
+    let counter = state.boot_counter;
     let later = answers(seen, charter)
         .flat_map(|(peer, status)| status.remembers.iter().map(move |memory| (peer, memory)))
         .filter(|(_, memory)| memory.fqdn == state.fqdn && memory.instance == state.instance)
-        .find(|(_, memory)| memory.boot_counter > state.boot_counter);
-    match later {
+        .find(|(_, memory)| {
+            memory.boot_counter > counter || (memory.boot_counter == counter && memory.boot_id != seen.boot_id)
+        })
+        .map(|(witness, memory)| (memory.boot_counter, Some(witness.clone())));
+    let told = seen.recorded_boot.filter(|recorded| *recorded >= counter).map(|recorded| (recorded, None));
+    match later.or(told) {
         None => Ok(()),
-        Some((witness, memory)) => Err(Refusal::RolledBack {
-            counter: state.boot_counter,
-            remembered: memory.boot_counter,
-            witness: witness.clone(),
-        }),
+        Some((remembered, witness)) => Err(Refusal::RolledBack { counter, remembered, witness }),
     }
 }
 
@@ -261,7 +269,10 @@ fn blank(seen: &Observation, charter: &Charter, header: &SeedHeader, state: &Sta
         return Decision::Wait(WaitReason::LineageConflict(claims));
     }
     if let Some(join) = join(seen, charter) {
-        return join;
+        return match unconfirmed(seen, charter, header, &claims) {
+            None => join,
+            Some(reason) => Decision::Wait(reason),
+        };
     }
     let others: Vec<Fqdn> = charter.members.iter().map(|m| m.fqdn.clone()).filter(|f| *f != header.fqdn).collect();
     let obstacles: Vec<Obstacle> = others
@@ -336,6 +347,31 @@ fn join(seen: &Observation, charter: &Charter) -> Option<Decision> {
         also: grantors.iter().skip(1).map(|(_, fqdn, _)| (*fqdn).clone()).collect(),
         lineage: running.lineage,
         raft_cluster: running.raft_cluster,
+    })
+}
+
+/// Where three or more are to be members, one member's word is not enough to join by: at least two must claim the lineage. One
+/// exception: while a cluster forms, the founder is the first and for a while the only one. Of a cluster that was activated a majority
+/// of at least two holds data whenever it serves, so whoever can be added at all has two to hear.
+fn unconfirmed(
+    seen: &Observation,
+    charter: &Charter,
+    header: &SeedHeader,
+    claims: &[LineageClaim],
+) -> Option<WaitReason> {
+    let first = claims.first()?;
+    if charter.members.len() < 3 || claims.iter().any(|claim| claim.fqdn != first.fqdn) {
+        return None;
+    }
+    let activated = agreeing(seen, charter).any(|(fqdn, status)| *fqdn == first.fqdn && status.activated);
+    if first.fqdn == charter.founder && !activated {
+        return None;
+    }
+    let others = charter.members.iter().map(|m| &m.fqdn).filter(|f| **f != header.fqdn && **f != first.fqdn);
+    Some(WaitReason::OneClaim {
+        fqdn: first.fqdn.clone(),
+        lineage: first.lineage,
+        silent: others.filter_map(|f| Some(Obstacle { fqdn: f.clone(), why: obstacle(seen, charter, f)? })).collect(),
     })
 }
 

@@ -144,6 +144,8 @@ pub struct Remembered {
     pub instance: Id128,
     /// The highest count it told, in an authenticated status.
     pub boot_counter: u64,
+    /// The boot it was in when it first told that count.
+    pub boot_id: String,
 }
 
 /// What a node's volume holds: the answer that forming and joining depend on.

@@ -24,6 +24,8 @@ pub struct Observation {
     pub schema: u32,
     /// The clock, Unix seconds. A value like any other: `decide` has no clock of its own.
     pub now: i64,
+    /// The kernel's id of this boot: what another copy of this volume, counting the same boots, cannot have.
+    pub boot_id: String,
     /// What the image says of itself and its cluster.
     pub image: ImageFact,
     /// The seed, after the charter's signature was verified with the key in the image.
@@ -44,6 +46,9 @@ pub struct Observation {
     pub srv: Lookup<SrvTarget>,
     /// One entry per other charter member, asked in this very round: an answer of an earlier round says nothing.
     pub peers: Vec<PeerObservation>,
+    /// The highest count of boots that etcd, or a peer in an earlier round of this boot, remembers of this very volume *from another
+    /// boot than this one*. Kept by the agent for as long as it runs: once told of a later boot, silence does not make it untold.
+    pub recorded_boot: Option<u64>,
 }
 
 /// What of the image matters to a decision.

@@ -91,6 +91,7 @@ pub fn assemble(paths: &Paths, image: &Image, local: &Local) -> Observation {
     Observation {
         schema: 1,
         now: clock::now(),
+        boot_id: image.boot_id.clone(),
         image: ImageFact {
             env: image.cluster.env.clone(),
             cluster: image.cluster.cluster,
@@ -111,6 +112,7 @@ pub fn assemble(paths: &Paths, image: &Image, local: &Local) -> Observation {
         own: OwnName { addresses: Vec::new(), forward: Lookup::Failed(not_asked()) },
         srv: Lookup::Failed(not_asked()),
         peers: Vec::new(),
+        recorded_boot: None,
     }
 }
 

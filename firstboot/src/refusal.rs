@@ -83,14 +83,14 @@ pub enum Refusal {
         /// The newest that ran.
         newest: EtcdVersion,
     },
-    /// Row 4: a peer remembers a later boot of this volume.
+    /// Row 4: somebody remembers a later boot of this volume, or another one with the same count.
     RolledBack {
         /// This volume's count.
         counter: u64,
-        /// What the peer remembers.
+        /// What is remembered.
         remembered: u64,
-        /// The peer.
-        witness: Fqdn,
+        /// The member whose agent remembers; none when this agent was told earlier, by etcd or by a member.
+        witness: Option<Fqdn>,
     },
     /// Row 6: the log is another member's.
     WalForeign {
@@ -236,9 +236,14 @@ impl Refusal {
                 format!("image this node with etcd {newest} or newer"),
             ),
             Self::RolledBack { counter, remembered, witness } => (
-                format!("this volume counts {counter} boots, but {witness} remembers {remembered} of the same volume"),
-                "a volume that went back in time, or runs twice, would lose or contradict what it acknowledged",
-                "stop the other copy if there is one; then wipe this data disk on purpose and let the node be replaced".into(),
+                format!(
+                    "this volume counts {counter} boots, this one included, but {} remembers boot {remembered} of the same volume, and that was another boot",
+                    witness.as_ref().map_or("the cluster", Fqdn::as_str)
+                ),
+                "a volume that went back in time (a snapshot rolled back), or that runs twice (a clone), would lose or contradict what it acknowledged",
+                "stop the other copy if one runs; if this is the volume's newest state after all, there is none newer to lose; else attach the newest copy. \
+                 To give this copy up, wipe this data disk on purpose: the node then joins as a new member and loses nothing the cluster has acknowledged"
+                    .into(),
             ),
             Self::WalForeign { member, raft_cluster, expected } => (
                 format!("etcd's log is that of member {member} of raft cluster {raft_cluster}; expected {expected}"),

@@ -28,7 +28,9 @@ use crate::notice::{Noticed, notices};
 use crate::observation::{Observation, PeerAnswer, SeedView, StateView};
 use crate::observe::{self, Image, Local};
 use crate::paths::{PEER_PORT, Paths};
+
 use crate::progress::{AT_ONCE, Progress, heard};
+use crate::refusal::Refusal;
 use crate::standing::{self, Standing};
 use crate::state::State;
 use crate::status_file::{self, StatusFile};
@@ -63,6 +65,7 @@ pub fn run(paths: &Paths) -> Result<()> {
             leaf_checked: None,
             local: None,
             remembers: Vec::new(),
+            recorded_boot: None,
             counted: false,
             hosts_kept: false,
             clients_open: false,
@@ -87,6 +90,8 @@ struct Runner<'a> {
     leaf_checked: Option<Instant>,
     local: Option<Local>,
     remembers: Vec<Remembered>,
+    /// The highest boot of this node's own volume, another than this one, that anybody told of.
+    recorded_boot: Option<u64>,
     counted: bool,
     hosts_kept: bool,
     clients_open: bool,
@@ -119,6 +124,7 @@ impl Runner<'_> {
         self.local = Some(local.clone());
         let mut seen = observe::assemble(self.paths, &self.image, &local);
         self.count_boot(&mut seen);
+        seen.recorded_boot = self.recorded_boot;
         let identity = identity(&seen);
         let mut trouble = String::new();
         if let Some(identity) = &identity
@@ -183,6 +189,10 @@ impl Runner<'_> {
         }
         self.remember(seen);
         *decision = decide(seen);
+        // Kept: in the next round etcd is stopped and nobody is asked again.
+        if let Decision::Halt(Refusal::RolledBack { remembered, .. }) = decision {
+            self.recorded_boot = self.recorded_boot.max(Some(*remembered));
+        }
     }
 
     /// Counts this boot on the volume, before anything is told or started.
@@ -330,11 +340,17 @@ impl Runner<'_> {
             let PeerAnswer::Answered(status) = &peer.answer else { continue };
             let Some(instance) = status.instance else { continue };
             match self.remembers.iter_mut().find(|known| known.instance == instance && known.fqdn == peer.fqdn) {
-                Some(known) => known.boot_counter = known.boot_counter.max(status.boot_counter),
+                // The first boot that told a count is kept: a second one with the same count is another copy of the volume.
+                Some(known) if known.boot_counter >= status.boot_counter => {}
+                Some(known) => {
+                    known.boot_counter = status.boot_counter;
+                    known.boot_id.clone_from(&status.boot_id);
+                }
                 None => self.remembers.push(Remembered {
                     fqdn: peer.fqdn.clone(),
                     instance,
                     boot_counter: status.boot_counter,
+                    boot_id: status.boot_id.clone(),
                 }),
             }
         }

@@ -98,6 +98,7 @@ pub(crate) fn observation(n: u8, members: u8) -> Observation {
     Observation {
         schema: 1,
         now: NOW,
+        boot_id: format!("boot-{n}"),
         image: ImageFact {
             env: "lab".into(),
             cluster: charter.cluster,
@@ -114,6 +115,7 @@ pub(crate) fn observation(n: u8, members: u8) -> Observation {
             forward: Lookup::Found(vec![address(n)]),
         },
         srv: Lookup::Found((1..=members).map(|n| SrvTarget { target: format!("{}.", fqdn(n)), port: 2380 }).collect()),
+        recorded_boot: None,
         peers: (1..=members).filter(|m| *m != n).map(|m| answered(m, &charter, Holds::Blank)).collect(),
         seed: SeedView::Verified {
             header: SeedHeader { schema: 1, env: "lab".into(), cluster: charter.cluster, generation: 1, fqdn: fqdn(n) },

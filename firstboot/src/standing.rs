@@ -97,6 +97,7 @@ fn named(decision: &Decision) -> bool {
         WaitReason::EtcdStarting { .. }
         | WaitReason::Peers(_)
         | WaitReason::LineageConflict(_)
+        | WaitReason::OneClaim { .. }
         | WaitReason::Founder { .. }
         | WaitReason::ClockBehind { .. }
         | WaitReason::WindowClosed { .. } => true,

@@ -68,6 +68,15 @@ pub enum WaitReason {
     Peers(Vec<Obstacle>),
     /// Row 13: members run or hold different lineages.
     LineageConflict(Vec<LineageClaim>),
+    /// Row 12, but only one member claims the lineage, and one is not enough.
+    OneClaim {
+        /// Who claims it.
+        fqdn: Fqdn,
+        /// The lineage.
+        lineage: Id128,
+        /// Why the others do not confirm it; those that are blank are not in it.
+        silent: Vec<Obstacle>,
+    },
     /// Row 14: everybody is blank and the founder has not formed yet.
     Founder {
         /// The founder.
@@ -165,6 +174,7 @@ impl WaitReason {
             | Self::ForwardDiffers { .. }
             | Self::AddressNotInCharter { .. } => 1,
             Self::EtcdStarting { .. } => 10,
+            Self::OneClaim { .. } => 12,
             Self::Peers(_) | Self::LineageConflict(_) => 13,
             Self::Founder { .. } => 14,
             Self::ClockBehind { .. } => 15,
@@ -238,6 +248,19 @@ impl WaitReason {
                     .join("; "),
                 "where two histories exist, a blank node takes neither",
                 "find out which lineage is the right one, and wipe the data disks of the other on purpose".into(),
+            ),
+            Self::OneClaim { fqdn, lineage, silent } => (
+                {
+                    let others = silent.iter().map(|o| format!("; {}", o.seen())).collect::<String>();
+                    format!("{fqdn} alone says that it runs or holds lineage {lineage}, nobody else does{others}")
+                },
+                "where three or more are to be members, a lineage is joined on the word of two, never of one (of the founder alone only while the cluster forms)",
+                match &silent[..] {
+                    [] => format!(
+                        "the others say that they are blank: find out what {fqdn} runs before anything is wiped or formed"
+                    ),
+                    silent => silent.iter().map(|o| o.hint()).collect::<Vec<_>>().join("; "),
+                },
             ),
             Self::Founder { founder } => (
                 format!("every member is blank, and {founder} has not formed the cluster yet"),
