@@ -1,14 +1,15 @@
 //! May the caller be added now? Pure: what the grantor saw in, what it does out.
 //!
 //! A node asks for its own name only, under the grantor's charter, of a voter that reads linearizably. An unfinished learner of
-//! its name is replaced, a voter never.
+//! its name is replaced at once, a voter only as [`crate::replacement`] allows.
 #![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
 use crate::charter::Charter;
-use crate::digest::Id128;
 use crate::etcd::ListedMember;
-use crate::message::JoinRequest;
+use crate::message::{JoinRequest, Running};
 use crate::name::Fqdn;
+use crate::record::MemberRecord;
+use crate::replacement::{self, Limits};
 use crate::state::RaftId;
 use crate::version::{EtcdLine, EtcdVersion};
 
@@ -19,20 +20,81 @@ pub struct GrantObservation<'a> {
     pub charter: &'a Charter,
     /// The grantor.
     pub own: &'a Fqdn,
-    /// Its etcd.
+    /// The etcd in its image.
     pub own_version: EtcdVersion,
     /// Its own etcd is a voter, knows the leader, and just read linearizably.
     pub serving: bool,
+    /// Its own etcd's member id.
+    pub own_member: RaftId,
+    /// The leader it knows.
+    pub leader: Option<RaftId>,
+    /// What its etcd says of itself, the members unheard included; none when it does not answer.
+    pub running: Option<&'a Running>,
+    /// What the cluster has agreed on as its version, patch level 0; none when that is not known.
+    pub cluster_version: Option<EtcdVersion>,
     /// The name in the caller's certificate.
     pub caller: &'a Fqdn,
     /// What it asks.
     pub request: &'a JoinRequest,
     /// A member list read linearizably, under the lock.
     pub members: &'a [ListedMember],
-    /// The volume recorded for the caller's name in etcd.
-    pub recorded_instance: Option<Id128>,
-    /// Something accepts connections on the caller's peer port. Looked at only when a learner of that name is listed.
-    pub caller_port_open: bool,
+    /// What etcd remembers of the member with the caller's name.
+    pub recorded: Option<&'a MemberRecord>,
+    /// The caller's peer port. Looked at only when a member of that name is listed.
+    pub caller_port: PeerPort,
+    /// Every other listed voter, the caller's own earlier one left out, asked during this very call. Empty unless a voter of the
+    /// caller's name is listed.
+    pub voters: &'a [Voter],
+    /// The last snapshot that this grantor took of its own etcd and verified.
+    pub snapshot: Option<SnapshotFact>,
+    /// Voters removed by grantors, from the audit in etcd; those of the last day at least.
+    pub removals: &'a [Removal],
+    /// The grantor's clock, Unix seconds.
+    pub now: i64,
+    /// How long and how often.
+    pub limits: Limits,
+}
+
+/// Whether something listens on a node's peer port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerPort {
+    /// The node itself says that nothing does.
+    Refuses,
+    /// Something accepts connections there, or on another address of that name.
+    Listens,
+    /// Neither: packets get lost, so nothing is known.
+    Silent,
+}
+
+/// Another voter, and what its agent answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Voter {
+    /// Its name in the charter.
+    pub fqdn: Fqdn,
+    /// Its raft id.
+    pub member: RaftId,
+    /// What its own agent said of its etcd just now; none when it did not answer, or has no etcd that does.
+    pub answer: Option<Running>,
+}
+
+/// A snapshot whose hash was verified after it was written and synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotFact {
+    /// Seconds since it was taken.
+    pub age_secs: u64,
+    /// The store's revision just before it was taken; the snapshot has all up to it.
+    pub revision: u64,
+}
+
+/// A voter's removal, noted in etcd before it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// Its name.
+    pub fqdn: Fqdn,
+    /// Its raft id. While it is still listed, the removal did not come to pass.
+    pub member: RaftId,
+    /// Unix seconds, by the clock of the grantor that did it.
+    pub at: i64,
 }
 
 /// What a grantor does.
@@ -43,6 +105,13 @@ pub enum GrantDecision {
     /// Remove the caller's own earlier learner, wait two seconds (etcd hashes the second into a new id), then look again.
     RemoveLearner {
         /// The learner that never voted and whose grant was lost or used up.
+        member: RaftId,
+    },
+    /// Everything else being in order: take a snapshot and verify it, then look again.
+    TakeSnapshot,
+    /// Remove the caller's own earlier voter, wait two seconds, then look again.
+    RemoveVoter {
+        /// The voter whose data is gone.
         member: RaftId,
     },
     /// Not now.
@@ -59,11 +128,21 @@ pub enum GrantDecision {
         /// What an operator can do.
         hint: String,
     },
+    /// Two nodes use the caller's name. Refused as above, and an alarm.
+    Duplicate {
+        /// The listed member of that name.
+        member: RaftId,
+        /// What was seen and which rule applies.
+        reason: String,
+        /// What an operator can do.
+        hint: String,
+    },
 }
 
 /// Decides on one request.
 ///
-/// Never answers with the removal of anything but an unfinished learner of the caller's own name: a voter is not replaced here.
+/// Never answers with the removal of anything but a member of the caller's own name: its unfinished learner, or its voter if all
+/// that [`crate::replacement`] asks for is so.
 pub fn decide_grant(seen: &GrantObservation<'_>) -> GrantDecision {
     if let Some(refusal) = credentials(seen) {
         return refusal;
@@ -71,10 +150,8 @@ pub fn decide_grant(seen: &GrantObservation<'_>) -> GrantDecision {
     if !seen.serving {
         return retry(1000, format!("{} has no vote, no leader or no quorum at the moment", seen.own));
     }
-    let url = seen.request.fqdn.peer_url();
-    let mine = |m: &&ListedMember| m.peer_urls.contains(&url) || m.name == seen.request.fqdn.member_name();
-    if let Some(earlier) = seen.members.iter().find(mine) {
-        return if earlier.learner { earlier_learner(seen, earlier) } else { replacement(seen, earlier) };
+    if let Some(earlier) = seen.members.iter().find(|member| is_callers(member, &seen.request.fqdn)) {
+        return if earlier.learner { earlier_learner(seen, earlier) } else { replacement::decide(seen, earlier) };
     }
     // etcd 3.5 has one place for a learner. The next is served as soon as this one votes.
     if seen.own_version.line() == Some(EtcdLine::V3_5)
@@ -83,6 +160,11 @@ pub fn decide_grant(seen: &GrantObservation<'_>) -> GrantDecision {
         return retry(250, format!("member {} is being added and etcd 3.5 adds one at a time", other.id));
     }
     GrantDecision::Add
+}
+
+/// The listed member is the one of this name.
+pub fn is_callers(member: &ListedMember, caller: &Fqdn) -> bool {
+    member.peer_urls.contains(&caller.peer_url()) || member.name == caller.member_name()
 }
 
 fn credentials(seen: &GrantObservation<'_>) -> Option<GrantDecision> {
@@ -122,156 +204,35 @@ fn credentials(seen: &GrantObservation<'_>) -> Option<GrantDecision> {
             "boot it from an image whose etcd is at most one minor version away",
         );
     }
+    if let Some(cluster) = seen.cluster_version
+        && (theirs.major, theirs.minor) < (cluster.major, cluster.minor)
+    {
+        return refuse(
+            format!(
+                "{} brings etcd {theirs}; this cluster runs as version {}.{} and takes no older one",
+                request.fqdn, cluster.major, cluster.minor
+            ),
+            "boot it from an image whose etcd is at least of the cluster's version",
+        );
+    }
     None
 }
 
 /// A learner of the caller's name exists: its reply was lost, or its one start was used up.
 fn earlier_learner(seen: &GrantObservation<'_>, earlier: &ListedMember) -> GrantDecision {
-    if seen.caller_port_open {
-        return retry(
+    match seen.caller_port {
+        PeerPort::Listens => retry(
             1000,
             format!("learner {} answers on {}'s peer port; two nodes may use this name", earlier.id, seen.request.fqdn),
-        );
-    }
-    GrantDecision::RemoveLearner { member: earlier.id }
-}
-
-/// A voter of the caller's name exists. Whether its data is gone for good no agent can see, so an operator removes it, or nobody.
-fn replacement(seen: &GrantObservation<'_>, voter: &ListedMember) -> GrantDecision {
-    let whose = match seen.recorded_instance {
-        Some(instance) if instance == seen.request.instance => "on this same data volume, which now says it is blank",
-        Some(_) => "on another data volume",
-        None => "on a data volume that was never recorded",
-    };
-    GrantDecision::Refuse {
-        reason: format!("member {} with the name {} votes already, {whose}", voter.id, seen.request.fqdn),
-        hint: format!(
-            "find the disk that holds its data and attach it; if that disk is gone for good, and only then, `etcdctl member remove {}` through another member's client port, and this node joins anew by itself",
-            voter.id
         ),
+        // It never voted, so nothing rests on knowing for sure.
+        PeerPort::Refuses | PeerPort::Silent => GrantDecision::RemoveLearner { member: earlier.id },
     }
 }
 
-fn retry(millis: u64, reason: String) -> GrantDecision {
+pub(crate) fn retry(millis: u64, reason: String) -> GrantDecision {
     GrantDecision::RetryAfter { millis, reason }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::digest::Sha256Digest;
-    use crate::sample::{charter, fqdn as name};
-
-    fn listed(n: u8, learner: bool, started: bool) -> ListedMember {
-        ListedMember {
-            id: RaftId(u64::from(n)),
-            name: if started { name(n).member_name().to_owned() } else { String::new() },
-            peer_urls: vec![name(n).peer_url()],
-            client_urls: if started { vec![name(n).client_url()] } else { Vec::new() },
-            learner,
-        }
-    }
-
-    /// etcd2 asks etcd1, which runs alone; `edit` bends one thing.
-    fn decided(
-        members: &[ListedMember],
-        edit: impl FnOnce(&mut JoinRequest, &mut GrantObservation<'_>),
-    ) -> GrantDecision {
-        let (charter, own, caller) = (charter(3), name(1), name(2));
-        let mut request = JoinRequest {
-            cluster: charter.cluster,
-            generation: 1,
-            charter: charter.digest(),
-            fqdn: name(2),
-            instance: Id128([2; 16]),
-            etcd_version: "3.6.14".parse().unwrap(),
-            nonce: Id128([9; 16]),
-        };
-        let placeholder = request.clone();
-        let mut seen = GrantObservation {
-            charter: &charter,
-            own: &own,
-            own_version: "3.6.14".parse().unwrap(),
-            serving: true,
-            caller: &caller,
-            request: &placeholder,
-            members,
-            recorded_instance: None,
-            caller_port_open: false,
-        };
-        edit(&mut request, &mut seen);
-        decide_grant(&GrantObservation { request: &request, ..seen })
-    }
-
-    fn refused(decision: &GrantDecision) -> bool {
-        matches!(decision, GrantDecision::Refuse { .. })
-    }
-
-    fn put_off(decision: &GrantDecision) -> bool {
-        matches!(decision, GrantDecision::RetryAfter { .. })
-    }
-
-    #[test]
-    fn adds_a_blank_member_of_the_same_charter() {
-        assert_eq!(decided(&[listed(1, false, true)], |_, _| {}), GrantDecision::Add);
-    }
-
-    #[test]
-    fn refuses_other_names_other_charters_and_far_versions() {
-        let alone = [listed(1, false, true)];
-        assert!(refused(&decided(&alone, |request, _| request.fqdn = name(3))));
-        assert!(refused(&decided(&alone, |request, _| request.cluster = Id128([8; 16]))));
-        assert!(refused(&decided(&alone, |request, _| request.generation = 2)));
-        assert!(refused(&decided(&alone, |request, _| request.charter = Sha256Digest([0; 32]))));
-        assert!(refused(&decided(&alone, |request, _| request.etcd_version = "3.5.29".parse().unwrap())));
-        assert!(refused(&decided(&alone, |request, _| request.etcd_version = "3.8.0".parse().unwrap())));
-        assert_eq!(decided(&alone, |request, _| request.etcd_version = "3.7.1".parse().unwrap()), GrantDecision::Add);
-    }
-
-    #[test]
-    fn waits_without_a_quorum() {
-        assert!(put_off(&decided(&[], |_, seen| seen.serving = false)));
-    }
-
-    #[test]
-    fn removes_the_callers_own_lost_learner_and_only_that() {
-        let members = [listed(1, false, true), listed(2, true, false), listed(3, true, false)];
-        assert_eq!(decided(&members, |_, _| {}), GrantDecision::RemoveLearner { member: RaftId(2) });
-        assert!(put_off(&decided(&members, |_, seen| seen.caller_port_open = true)));
-    }
-
-    #[test]
-    fn never_removes_a_voter_whatever_the_volume() {
-        let members = [listed(1, false, true), listed(2, false, true)];
-        for instance in [None, Some(Id128([2; 16])), Some(Id128([3; 16]))] {
-            assert!(refused(&decided(&members, |_, seen| seen.recorded_instance = instance)));
-        }
-        let unstarted = [listed(1, false, true), listed(2, false, false)];
-        assert!(refused(&decided(&unstarted, |_, _| {})));
-    }
-
-    #[test]
-    fn tells_how_a_voter_is_replaced_and_adds_the_node_once_that_is_done() {
-        let members = [listed(1, false, true), listed(2, false, true), listed(3, false, true)];
-        let old_disk = Some(Id128([3; 16]));
-        let GrantDecision::Refuse { reason, hint } = decided(&members, |_, seen| seen.recorded_instance = old_disk)
-        else {
-            panic!("a voter of that name is listed")
-        };
-        assert_eq!(reason, "member 2 with the name etcd2.lab.example votes already, on another data volume");
-        assert!(hint.contains("`etcdctl member remove 2`"), "{hint}");
-        let removed = [members[0].clone(), members[2].clone()];
-        assert_eq!(decided(&removed, |_, seen| seen.recorded_instance = old_disk), GrantDecision::Add);
-    }
-
-    #[test]
-    fn etcd_3_5_adds_one_at_a_time_and_later_lines_all_at_once() {
-        let members = [listed(1, false, true), listed(3, true, true)];
-        assert_eq!(decided(&members, |_, _| {}), GrantDecision::Add);
-        let old = decided(&members, |request, seen| {
-            request.etcd_version = "3.5.30".parse().unwrap();
-            seen.own_version = "3.5.30".parse().unwrap();
-        });
-        assert!(put_off(&old));
-    }
-}
+pub(crate) mod tests;

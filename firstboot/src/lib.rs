@@ -8,7 +8,7 @@
 //!
 //! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`notice`], [`wait`], [`raft_id`], [`wal`], [`render`],
 //! [`mount_table`], [`resolv`], [`dns_answer`], [`cert_name`], [`leaf`], [`standing`], [`record`], and what a member does for others:
-//! [`grant`], [`custody`]; and for itself: [`back_off`].
+//! [`grant`], [`replacement`], [`custody`]; and for itself: [`back_off`].
 //!
 //! The edges of the root side: [`cli`], [`control`], [`disk`], [`durable`], [`explain`], [`format`], [`journal`], [`precheck`],
 //! [`seed_disk`], [`state_file`], [`system`].
@@ -62,6 +62,7 @@ pub mod raft_id;
 pub mod record;
 pub mod refusal;
 pub mod render;
+pub mod replacement;
 pub mod resolv;
 pub mod run;
 pub mod seed;

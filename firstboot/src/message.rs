@@ -187,6 +187,26 @@ pub struct Running {
     pub revision: u64,
     /// Alarms raised, by etcd's names.
     pub alarms: Vec<String>,
+    /// Other members with no connection to this one, and since when. A member that is not here is connected, or nothing is known of it.
+    #[serde(default)]
+    pub unheard: Vec<Unheard>,
+}
+
+impl Running {
+    /// For how long nothing was heard of a member; none when it is connected or nothing is known.
+    pub fn unheard_secs(&self, member: RaftId) -> Option<u64> {
+        self.unheard.iter().find(|unheard| unheard.member == member).map(|unheard| unheard.seconds)
+    }
+}
+
+/// A member that an etcd has had no active peer connection with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unheard {
+    /// Its raft id.
+    pub member: RaftId,
+    /// For how long, as this agent saw it: at most since the agent, and its etcd, started.
+    pub seconds: u64,
 }
 
 /// What the agent asks of its root helper over [`crate::paths::Paths::control_socket`].

@@ -63,7 +63,11 @@ pub(crate) fn status(n: u8, charter: &Charter, holds: Holds) -> NodeStatus {
 }
 
 pub(crate) fn running(n: u8, leader: u8) -> Holds {
-    Holds::Running(Running {
+    Holds::Running(running_on(n, leader))
+}
+
+pub(crate) fn running_on(n: u8, leader: u8) -> Running {
+    Running {
         lineage: LINEAGE,
         raft_cluster: FOUNDER_IDS.1,
         member: RaftId(u64::from(n)),
@@ -73,7 +77,8 @@ pub(crate) fn running(n: u8, leader: u8) -> Holds {
         applied_index: 10,
         revision: 2,
         alarms: Vec::new(),
-    })
+        unheard: Vec::new(),
+    }
 }
 
 pub(crate) fn answered(n: u8, charter: &Charter, holds: Holds) -> PeerObservation {

@@ -150,6 +150,7 @@ mod tests {
             applied_index: 1,
             revision: 1,
             alarms: vec![],
+            unheard: vec![],
         })
     }
 

@@ -109,5 +109,6 @@ pub async fn running(etcd: &Etcd, lineage: Id128) -> Option<Running> {
         applied_index: status.applied_index,
         revision: read.map_or(0, |(_, revision)| revision),
         alarms,
+        unheard: Vec::new(),
     })
 }

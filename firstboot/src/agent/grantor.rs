@@ -10,12 +10,13 @@ use tokio::time::{sleep, timeout};
 use crate::agent::desk::{Desk, Seat, running};
 use crate::clock;
 use crate::etcd::ListedMember;
-use crate::grant::{GrantDecision, GrantObservation, decide_grant};
+use crate::grant::{GrantDecision, GrantObservation, PeerPort, decide_grant, is_callers};
 use crate::journal;
-use crate::message::{Answer, Grant, JoinRequest};
+use crate::message::{Answer, Grant, JoinRequest, Running};
 use crate::name::Fqdn;
 use crate::paths::PEER_PORT;
 use crate::record::{Audit, LOCK, MemberRecord, audit_key, member_key};
+use crate::replacement::Limits;
 use crate::state::{InitialMember, RaftId};
 use crate::version::EtcdLine;
 
@@ -58,7 +59,7 @@ async fn try_grant(desk: &Desk, caller: &Fqdn, remote: IpAddr, request: &JoinReq
         Ok(lock) => lock,
         Err(holder) => return later(300, &format!("{holder} is changing the members")),
     };
-    let outcome = under_lock(desk, &seat, caller, remote, request, own.linearizable && !own.learner).await;
+    let outcome = under_lock(desk, &seat, caller, remote, request, &own).await;
     desk.etcd.unlock(lock).await;
     let member = match outcome? {
         Ok(member) => member,
@@ -83,23 +84,34 @@ async fn under_lock(
     caller: &Fqdn,
     remote: IpAddr,
     request: &JoinRequest,
-    serving: bool,
+    own: &Running,
 ) -> Result<Result<RaftId, Answer>> {
+    let serving = own.linearizable && !own.learner;
     loop {
         let members = if serving { desk.etcd.members().await? } else { Vec::new() };
         let (recorded, _) = if serving { desk.etcd.read(&member_key(caller)).await? } else { (None, 0) };
         let recorded: Option<MemberRecord> = recorded.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let has_learner = members.iter().any(|m| m.learner && m.peer_urls.contains(&caller.peer_url()));
+        let listed = members.iter().any(|member| is_callers(member, caller));
         let seen = GrantObservation {
             charter: &seat.charter,
             own: &seat.own,
             own_version: seat.etcd_version,
             serving,
+            own_member: own.member,
+            leader: own.leader,
+            running: Some(own),
+            cluster_version: None,
             caller,
             request,
             members: &members,
-            recorded_instance: recorded.map(|record| record.instance),
-            caller_port_open: has_learner && port_open(remote).await,
+            recorded: recorded.as_ref(),
+            caller_port: if listed { peer_port(remote).await } else { PeerPort::Refuses },
+            // Nobody is asked yet, so a voter stays where it is.
+            voters: &[],
+            snapshot: None,
+            removals: &[],
+            now: clock::now(),
+            limits: Limits::DEFAULT,
         };
         match decide_grant(&seen) {
             GrantDecision::Add => return add(desk, seat, caller, request).await,
@@ -108,8 +120,11 @@ async fn under_lock(
                 audit(desk, seat, "remove-learner", caller, member).await?;
                 sleep(REMOVAL_GAP).await;
             }
+            GrantDecision::TakeSnapshot | GrantDecision::RemoveVoter { .. } => anyhow::bail!("nobody was asked"),
             GrantDecision::RetryAfter { millis, reason } => return Ok(Err(Answer::RetryAfter { millis, reason })),
-            GrantDecision::Refuse { reason, hint } => return Ok(Err(Answer::Refused { reason, hint })),
+            GrantDecision::Refuse { reason, hint } | GrantDecision::Duplicate { reason, hint, .. } => {
+                return Ok(Err(Answer::Refused { reason, hint }));
+            }
         }
     }
 }
@@ -163,7 +178,10 @@ fn initial_cluster(seat: &Seat, list: &[ListedMember]) -> Vec<InitialMember> {
     members
 }
 
-async fn port_open(remote: IpAddr) -> bool {
-    let connecting = timeout(Duration::from_secs(1), TcpStream::connect((remote, PEER_PORT)));
-    matches!(connecting.await, Ok(Ok(_)))
+async fn peer_port(remote: IpAddr) -> PeerPort {
+    match timeout(Duration::from_secs(1), TcpStream::connect((remote, PEER_PORT))).await {
+        Ok(Ok(_)) => PeerPort::Listens,
+        Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused => PeerPort::Refuses,
+        Ok(Err(_)) | Err(_) => PeerPort::Silent,
+    }
 }
