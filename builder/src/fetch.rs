@@ -289,7 +289,7 @@ fn mismatch_hint(bytes: u64, pinned: &Option<u64>) -> &'static str {
 
 fn gone_hint(status: u16) -> &'static str {
     match status {
-        404 | 410 => "\nhint: the archive may have moved on to a newer version: run `kiln lock` again",
+        404 | 410 => "\nhint: the archive may have moved on to a newer version: move the lock: `kiln lock --update`",
         _ => "",
     }
 }

@@ -1,7 +1,7 @@
 //! The operator's side of kiln: lock inputs, build images, mint identities, run clusters.
 //!
 //! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`, `image_definition`, `etcd_release`,
-//! `lock`, `key`, `recipe`, `cluster_files`, `dns_records`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
+//! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `cluster_files`, `dns_records`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
 //! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive` and `resolve` ask
 //! package archives, `store` keeps, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
 //! what is not, `disk` makes disks, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
@@ -14,12 +14,14 @@ pub mod cli;
 pub mod clock;
 pub mod cluster_files;
 pub mod cmd;
+pub mod debian_version;
 pub mod digesting;
 pub mod disk;
 pub mod dns_records;
 pub mod etcd_release;
 pub mod exit;
 pub mod fetch;
+pub mod hazard;
 pub mod image_definition;
 pub mod image_file;
 pub mod interrupt;
@@ -27,6 +29,7 @@ pub mod key;
 pub mod lab;
 pub mod layer;
 pub mod lock;
+pub mod lock_diff;
 pub mod logger;
 pub mod mac;
 pub mod pki;

@@ -137,6 +137,8 @@ pub enum LockError {
         file: String,
         /// The profile.
         profile: String,
+        /// The wishes it was made for.
+        wants: Sha256Digest,
     },
 }
 
@@ -196,7 +198,7 @@ impl Lock {
             return Err(unreadable(format!("schema {} is not one this kiln knows ({SCHEMA})", lock.schema)));
         }
         if lock.wants != *wants {
-            return Err(LockError::Stale { file: file.to_string(), profile: profile.into() });
+            return Err(LockError::Stale { file: file.to_string(), profile: profile.into(), wants: lock.wants });
         }
         for package in lock.packages() {
             let named = || format!("package `{}`", package.name);
@@ -369,7 +371,8 @@ mod tests {
     fn a_lock_for_other_wishes_is_stale() {
         let wants = Sha256Digest::of(b"others");
         let found = Lock::parse(Utf8Path::new("p.lock"), &lock().render(), "p", &wants);
-        assert_eq!(found, Err(LockError::Stale { file: "p.lock".into(), profile: "p".into() }));
+        let wants = lock().wants;
+        assert_eq!(found, Err(LockError::Stale { file: "p.lock".into(), profile: "p".into(), wants }));
     }
 
     #[test]

@@ -15,22 +15,55 @@ use crate::store::Store;
 /// Debian's development suite: where a newer etcd is first. Looked at when a profile names a version and no suite.
 const DEBIAN_DEVELOPMENT: &str = "sid";
 
-/// Resolves every input of a profile's image. apt works in the store's `tmp`.
+/// The parts of a lock that can be moved one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
+pub enum Part {
+    /// The packages of the image, those that start the kernel among them.
+    Base,
+    /// The packages that make the disk.
+    Tools,
+    /// etcd, every alternate.
+    Etcd,
+}
+
+/// Every part.
+pub const EVERYTHING: [Part; 3] = [Part::Base, Part::Tools, Part::Etcd];
+
+/// Resolves inputs of a profile's image: the `parts` anew, the others as `before` has them. apt works in the store's `tmp`.
 ///
 /// # Errors
 /// When an archive cannot be read or lacks a package, or when no etcd alternate can be pinned.
-pub fn resolve(store: &Store, profile: &Profile, definition: &ImageDefinition) -> Result<Lock> {
-    let mut mirrors = BTreeMap::new();
+pub fn resolve(
+    store: &Store,
+    profile: &Profile,
+    definition: &ImageDefinition,
+    before: Option<&Lock>,
+    parts: &[Part],
+) -> Result<Lock> {
+    let moves = |part| before.is_none() || parts.contains(&part);
     let (base, tools, etcd) = std::thread::scope(|scope| {
-        let base = scope.spawn(|| base(store, definition));
-        let tools = scope.spawn(|| tools(store, definition));
-        let etcd = scope.spawn(|| etcd(store, profile, definition));
-        (joined(base), joined(tools), joined(etcd))
+        let base = moves(Part::Base).then(|| scope.spawn(|| base(store, definition)));
+        let tools = moves(Part::Tools).then(|| scope.spawn(|| tools(store, definition)));
+        let etcd = moves(Part::Etcd).then(|| scope.spawn(|| etcd(store, profile, definition)));
+        (base.map(joined), tools.map(joined), etcd.map(joined))
     });
-    let (base, tools, etcd) = (base?, tools?, etcd?);
-    for (name, mirror) in
-        base.apt.mirrors().iter().chain(tools.apt.mirrors()).chain(etcd.iter().flat_map(|e| &e.mirrors))
-    {
+    let (base, tools, etcd) = (base.transpose()?, tools.transpose()?, etcd.transpose()?);
+    // A part that stays keeps the mirrors that it names.
+    let mut mirrors = BTreeMap::new();
+    if let Some(before) = before {
+        let stays = [
+            (base.is_none(), [&before.base, &before.boot].map(|p| p.as_slice()).concat()),
+            (tools.is_none(), before.tools.clone()),
+            (etcd.is_none(), before.etcd.iter().flat_map(|e| e.packages.clone()).collect()),
+        ];
+        for package in stays.into_iter().filter(|(stays, _)| *stays).flat_map(|(_, packages)| packages) {
+            if let Some(mirror) = before.mirrors.get(&package.mirror) {
+                mirrors.insert(package.mirror.clone(), mirror.clone());
+            }
+        }
+    }
+    let found = base.iter().map(|b| b.apt.mirrors()).chain(tools.iter().map(|t| t.apt.mirrors()));
+    for (name, mirror) in found.chain(etcd.iter().flatten().map(|e| &e.mirrors)).flatten() {
         let known = mirrors.entry(name.clone()).or_insert_with(|| mirror.clone());
         if known != mirror {
             bail!(
@@ -38,16 +71,24 @@ pub fn resolve(store: &Store, profile: &Profile, definition: &ImageDefinition) -
             );
         }
     }
+    let (source_date_epoch, base, boot) = match (base, before) {
+        (Some(base), _) => (base.apt.newest_list()?, base.packages, base.boot),
+        (None, Some(before)) => (before.source_date_epoch, before.base.clone(), before.boot.clone()),
+        (None, None) => bail!("there is neither an old nor a new base"),
+    };
     Ok(Lock {
         schema: lock::SCHEMA,
         image: definition.name.clone(),
         wants: lock::wants(profile, definition),
-        source_date_epoch: base.apt.newest_list()?,
+        source_date_epoch,
         mirrors,
-        base: base.packages,
-        boot: base.boot,
-        tools: tools.packages,
-        etcd: etcd.into_iter().map(|e| e.locked).collect(),
+        base,
+        boot,
+        tools: tools.map(|t| t.packages).or(before.map(|b| b.tools.clone())).unwrap_or_default(),
+        etcd: etcd
+            .map(|found| found.into_iter().map(|e| e.locked).collect())
+            .or(before.map(|b| b.etcd.clone()))
+            .unwrap_or_default(),
     })
 }
 

@@ -34,7 +34,7 @@ fn an_archive_that_does_not_answer_leaves_the_old_lock() {
     // Nobody listens on the discard port.
     let project = project(|_| "http://127.0.0.1:9/debian".to_owned());
     let before = lock_text(&project);
-    let output = project.kiln(&["lock", "t"]);
+    let output = project.kiln(&["lock", "t", "--update"]);
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output);
     assert!(said.contains("error: locking `t`: reading package lists: running `"), "{said}");
@@ -48,7 +48,7 @@ fn a_list_that_nobody_of_ours_signed_is_refused() {
     let list = "Origin: Debian\nSuite: trixie\nDate: Sat, 21 Nov 2026 09:52:04 UTC\n";
     project.server.answer(LIST, Answer::Whole(list.into()));
     let before = lock_text(&project);
-    let output = project.kiln(&["lock", "t"]);
+    let output = project.kiln(&["lock", "t", "--update"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("Clearsigned file isn't valid"), "{}", text(&output));
     assert_eq!(lock_text(&project), before);
@@ -60,7 +60,7 @@ fn ctrl_c_while_reading_lists_leaves_the_old_lock_and_nothing_else() {
     let (said, half) = mpsc::channel();
     project.server.answer(LIST, Answer::HalfThenSilence(vec![b'x'; 4096], said));
     let before = lock_text(&project);
-    let child = project.command(&["lock", "t"]).spawn().unwrap();
+    let child = project.command(&["lock", "t", "--update"]).spawn().unwrap();
     half.recv().unwrap();
     let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
@@ -69,6 +69,6 @@ fn ctrl_c_while_reading_lists_leaves_the_old_lock_and_nothing_else() {
     assert_eq!(lock_text(&project), before);
     // The next run sweeps what this one left.
     project.server.answer(LIST, Answer::Status(404));
-    assert_eq!(project.kiln(&["lock", "t"]).status.code(), Some(1));
+    assert_eq!(project.kiln(&["lock", "t", "--update"]).status.code(), Some(1));
     assert_eq!(names(&project.store().join("tmp")), [] as [&str; 0]);
 }

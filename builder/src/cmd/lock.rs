@@ -1,5 +1,5 @@
 //! `kiln lock`: pins every input of a profile's image.
-#![expect(clippy::disallowed_methods, reason = "reads the old lock, to leave it alone when nothing changed")]
+#![expect(clippy::disallowed_methods, reason = "reads the old lock, which stays unless something is to move")]
 
 use anyhow::{Context as _, Result};
 use camino::Utf8PathBuf;
@@ -7,22 +7,31 @@ use kiln_firstboot::durable;
 use serde::Serialize;
 
 use crate::cli::Places;
-use crate::lock::Lock;
+use crate::exit::Refusal;
+use crate::hazard;
+use crate::image_definition::ImageDefinition;
+use crate::lock::{Lock, LockError};
+use crate::lock_diff::{LockDiff, diff};
 use crate::profile::Profile;
+use crate::resolve::{EVERYTHING, Part};
 use crate::store::{Store, explain_full};
 use crate::{image_file, lock, resolve};
 
 /// Pin every input of a profile's image
 ///
 /// Asks the package archives through apt (signatures verified, the host's apt untouched) and writes `NAME.lock` beside the profile: every
-/// .deb and etcd by name, version, place and sha256. Downloads package lists only; `kiln build` fetches.
+/// .deb and etcd by name, version, place and sha256. Downloads package lists only; `kiln build` fetches. A lock that answers to its profile
+/// stays as it is until something is to move: `--update` alone moves everything, `--update etcd` or `--update base` only that part.
 ///
-/// Example: kiln lock lab
+/// Example: kiln lock lab --update base
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct LockArgs {
     /// Path of a profile, or the bare name of one in profiles/
     profile: String,
+    /// Move to what the archives have now: everything, or the named parts only
+    #[arg(long, value_name = "PART", num_args = 0.., value_enum)]
+    update: Option<Vec<Part>>,
 }
 
 #[derive(Serialize)]
@@ -32,54 +41,126 @@ struct Output {
     packages: usize,
     bytes: u64,
     etcd: Vec<String>,
+    moved: LockDiff,
+    hazards: Vec<String>,
+}
+
+/// A lock as it is written now.
+#[derive(Debug)]
+pub struct Written {
+    /// What it says.
+    pub lock: Lock,
+    /// Where it is.
+    pub file: Utf8PathBuf,
+    /// Whether this call changed it.
+    pub changed: bool,
+    /// What moved; nothing for a first lock.
+    pub moved: LockDiff,
 }
 
 impl LockArgs {
     /// Runs it.
     ///
     /// # Errors
-    /// As [`resolve::resolve`]; the old lock then stays as it was.
+    /// As [`write`]; the old lock then stays as it was.
     pub fn run(self, places: &Places) -> Result<()> {
         let profile = places.profile(&self.profile)?;
-        let (resolved, file, changed) = write(places, &profile)?;
-        let packages = [&resolved.base, &resolved.boot, &resolved.tools].map(|set| set.iter());
+        let parts = self.update.map(|parts| if parts.is_empty() { EVERYTHING.to_vec() } else { parts });
+        let written = write(places, &profile, parts.as_deref())?;
+        let packages = [&written.lock.base, &written.lock.boot, &written.lock.tools].map(|set| set.iter());
         let packages: Vec<_> = packages.into_iter().flatten().collect();
-        let etcd: Vec<String> = resolved.etcd.iter().map(|e| format!("{} ({})", e.version, e.kind.word())).collect();
+        let etcd = written.lock.etcd.iter().map(|e| format!("{} ({})", e.version, e.kind.word())).collect();
         let output = Output {
-            lock: file.to_string(),
-            changed,
+            lock: written.file.to_string(),
+            changed: written.changed,
             packages: packages.len(),
             bytes: packages.iter().map(|p| p.bytes).sum(),
             etcd,
+            moved: written.moved,
+            hazards: hazards(&written.lock),
         };
         let text = format!(
-            "{}: {} packages, {} MB; etcd {}{}",
+            "{}: {} packages, {} MB; etcd {}{}\n{}{}",
             output.lock,
             output.packages,
             output.bytes.div_ceil(1_000_000),
             output.etcd.join(", else "),
-            if changed { "" } else { "; nothing changed" }
+            match (output.changed, &parts) {
+                (true, _) => "",
+                (false, Some(_)) => "; nothing changed",
+                (false, None) => "; it answers to the profile (`--update` moves it)",
+            },
+            output.moved.report(),
+            output.hazards.iter().map(|line| format!("  hazard {line}\n")).collect::<String>(),
         );
         places.print(&output, &text)
     }
 }
 
-/// Resolves a profile and writes its lock, if that changes it. Tells where the lock is and whether it changed.
+/// Writes the lock of a profile where it is missing, answers to other wishes, or `parts` of it are to move.
 ///
 /// # Errors
-/// As [`resolve::resolve`]; the old lock then stays as it was.
-pub fn write(places: &Places, profile: &Profile) -> Result<(Lock, Utf8PathBuf, bool)> {
+/// As [`resolve::resolve`]; a [`Refusal`] when etcd would go where a running cluster cannot follow. The old lock then stays as it was.
+pub fn write(places: &Places, profile: &Profile, parts: Option<&[Part]>) -> Result<Written> {
     let definition = image_file::read(&places.project, profile)?;
+    let file = lock::path_of(profile);
+    let before = read(&file, profile, &definition)?;
+    let kept = match (&before, parts) {
+        (Some((lock, true)), None) => {
+            return Ok(Written { lock: lock.clone(), file, changed: false, moved: LockDiff::default() });
+        }
+        // What a lock for other wishes has may not be what is wished now.
+        (Some((lock, true)), Some(_)) => Some(lock),
+        (Some((_, false)) | None, _) => None,
+    };
     let store = Store::at(places.store()?);
-    let resolved = resolve::resolve(&store, profile, &definition)
+    let lock = resolve::resolve(&store, profile, &definition, kept, parts.unwrap_or(&EVERYTHING))
         .with_context(|| format!("locking `{}`", profile.name))
         .map_err(|error| explain_full(error, store.root()))?;
-    let file = lock::path_of(profile);
-    let text = resolved.render();
+    let moved = before.as_ref().map(|(before, _)| diff(before, &lock)).unwrap_or_default();
+    if let Some((before, _)) = &before {
+        legal(before, &lock)?;
+    }
+    let text = lock.render();
     let changed = !fs_err::read_to_string(&file).is_ok_and(|old| old == text);
     if changed {
         durable::replace(file.as_std_path(), text.as_bytes(), 0o644)
             .with_context(|| format!("writing lock `{file}`"))?;
     }
-    Ok((resolved, file, changed))
+    Ok(Written { lock, file, changed, moved })
+}
+
+/// The lock that is there, and whether it answers to the profile as it is now. One that cannot be read counts as none: it is made anew.
+fn read(file: &Utf8PathBuf, profile: &Profile, definition: &ImageDefinition) -> Result<Option<(Lock, bool)>> {
+    let text = match fs_err::read_to_string(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let wants = lock::wants(profile, definition);
+    match Lock::parse(file, &text, &profile.name, &wants) {
+        Ok(lock) => Ok(Some((lock, true))),
+        Err(LockError::Stale { wants, .. }) => {
+            Ok(Lock::parse(file, &text, &profile.name, &wants).ok().map(|l| (l, false)))
+        }
+        Err(unreadable @ LockError::Unreadable { .. }) => {
+            log::warn!("{unreadable}");
+            Ok(None)
+        }
+    }
+}
+
+/// Whether a cluster that runs the old lock's etcd may go on with the new one's: every place it may have come from, to the first that is
+/// preferred now.
+fn legal(before: &Lock, after: &Lock) -> Result<()> {
+    let Some(to) = after.etcd.first() else { return Ok(()) };
+    let illegal = before.etcd.first().and_then(|from| hazard::illegal_jump(from.version, to.version));
+    let Some(reason) = illegal else { return Ok(()) };
+    let remedy = "go in steps that etcd allows; for a cluster that does not run yet, remove the lock and make it anew";
+    Err(Refusal::new(reason, remedy).into())
+}
+
+fn hazards(lock: &Lock) -> Vec<String> {
+    let of =
+        |version| hazard::of(version).map(move |h| format!("etcd {version}: {}: {} ({})", h.name, h.harm, h.source));
+    lock.etcd.iter().flat_map(|etcd| of(etcd.version)).collect()
 }

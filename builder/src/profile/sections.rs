@@ -4,16 +4,13 @@
 use std::net::IpAddr;
 
 use kiln_firstboot::cluster::{CompactionMode, EtcdSettings};
-use kiln_firstboot::version::{EtcdLine, EtcdVersion};
+use kiln_firstboot::version::EtcdVersion;
 
 use super::{AcceptedHazard, Etcd, EtcdOrigin, EtcdSource, Host, HostKind, Network};
+use crate::hazard::{self, HAZARDS, Weight};
 use crate::subnet::Subnet;
 use crate::toml_reader::{Item, Table};
 
-/// The hazard of the 3.5 line.
-const HAZARD_3_5: &str = "etcd-3.5";
-/// Every hazard that can be accepted.
-const HAZARDS: [&str; 1] = [HAZARD_3_5];
 /// The etcd a profile gets that names none.
 const DEFAULT_ETCD: EtcdVersion = EtcdVersion { major: 3, minor: 6, patch: 14 };
 /// Longest name of a network interface (the kernel's `IFNAMSIZ` less the final zero).
@@ -66,11 +63,18 @@ pub(super) fn etcd(table: Option<&Table<'_>>) -> Etcd {
     let mut sources = Vec::new();
     for item in &items {
         let Some(source) = item.table().and_then(|t| source(t)) else { continue };
-        if source.version.line() == Some(EtcdLine::V3_5) && !accept_hazards.iter().any(|h| h.hazard == HAZARD_3_5) {
+        for hazard in hazard::of(source.version).filter(|h| h.weight == Weight::Refused) {
+            if accept_hazards.iter().any(|accepted| accepted.hazard == hazard.name) {
+                continue;
+            }
+            let instead = hazard
+                .mended_in(source.version)
+                .map_or_else(|| "take a 3.6 or later".to_owned(), |sound| format!("take {sound} or later"));
             item.problem(
-                format!("etcd {} is of the 3.5 line, whose known faults 3.6 mended", source.version),
+                format!("etcd {}: {} ({})", source.version, hazard.harm, hazard.source),
                 format!(
-                    "take a 3.6 or later, or accept it: accept_hazards = [{{ hazard = \"{HAZARD_3_5}\", reason = \"...\" }}]"
+                    "{instead}, or accept it: accept_hazards = [{{ hazard = \"{}\", reason = \"...\" }}]",
+                    hazard.name
                 ),
             );
         }
@@ -159,7 +163,7 @@ fn source(table: Table<'_>) -> Option<EtcdSource> {
 
 fn hazard(item: &Item<'_>) -> Option<AcceptedHazard> {
     let table = item.table()?;
-    let hazard = table.need("hazard", "name the hazard").and_then(|i| i.word(&HAZARDS.map(|h| (h, h))));
+    let hazard = table.need("hazard", "name the hazard").and_then(|i| i.word(&HAZARDS.map(|h| (h.name, h.name))));
     let reason = table.need("reason", "say why the hazard is all right here").and_then(|item| {
         let reason = item.text()?;
         if reason.trim().len() < 10 {
@@ -215,6 +219,8 @@ fn list<'a, T>(table: &Table<'a>, key: &str, read: impl Fn(Item<'a>) -> Option<T
 
 #[cfg(test)]
 mod tests {
+    use kiln_firstboot::version::EtcdLine;
+
     use super::*;
 
     #[test]

@@ -125,7 +125,11 @@ fn finds_every_problem_of_every_wrong_profile() {
         // etcd.
         (
             &[("3.6.14", "3.5.30")],
-            &[(11, "etcd.source[1]", "etcd 3.5.30 is of the 3.5 line, whose known faults 3.6 mended")],
+            &[(
+                11,
+                "etcd.source[1]",
+                "etcd 3.5.30: the 3.5 line adds one learner at a time and nears the end of its support (etcd-io/website:content/en/docs/v3.6/op-guide/versioning.md)",
+            )],
         ),
         (
             &[(

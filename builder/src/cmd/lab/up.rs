@@ -91,7 +91,7 @@ fn prepare(places: &Places, source: &SourceArgs, lab: &Lab) -> anyhow::Result<La
         log::info!("the time to form `{}` was over: minted its charter anew", profile.name);
     }
     if !profile.lock_file().exists() {
-        lock::write(places, profile)?;
+        lock::write(places, profile, None)?;
     }
     let store = Store::at(places.store()?);
     let (_, plan) = source.read(places)?.plan(&store)?;
