@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod doctor;
+pub mod explain;
 pub mod lab;
 pub mod lock;
 pub mod pki;
@@ -18,6 +19,8 @@ pub enum Command {
     Plan(plan::PlanArgs),
     #[expect(missing_docs, reason = "as above")]
     Build(build::BuildArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Explain(explain::ExplainArgs),
     #[expect(missing_docs, reason = "as above")]
     Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "as above")]
@@ -36,6 +39,7 @@ impl Command {
             Self::Lock(args) => args.run(places),
             Self::Plan(args) => args.run(places),
             Self::Build(args) => args.run(places),
+            Self::Explain(args) => args.run(places),
             Self::Doctor(args) => args.run(places),
             Self::Lab(args) => args.run(places),
             Self::Pki(args) => args.run(places),

@@ -1,7 +1,7 @@
 //! The operator's side of kiln: lock inputs, build images, mint identities, run clusters.
 //!
 //! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`, `image_definition`, `etcd_release`,
-//! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `cluster_files`, `dns_records`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
+//! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `recipe_diff`, `cluster_files`, `dns_records`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
 //! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive` and `resolve` ask
 //! package archives, `store` keeps, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
 //! what is not, `disk` makes disks, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
@@ -38,6 +38,7 @@ pub mod problem;
 pub mod profile;
 pub mod profile_file;
 pub mod recipe;
+pub mod recipe_diff;
 pub mod resolve;
 pub mod seed_archive;
 pub mod store;

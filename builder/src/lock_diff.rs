@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::debian_version;
 use crate::lock::{Lock, LockedEtcd, LockedPackage};
+use crate::recipe::RecipePackage;
 
 /// Everything that differs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -90,9 +91,14 @@ pub fn diff(before: &Lock, after: &Lock) -> LockDiff {
 }
 
 fn packages(part: &'static str, old: &[LockedPackage], new: &[LockedPackage]) -> Vec<PackageChange> {
-    // One name may be there for two architectures.
-    let by_name = |list: &[LockedPackage]| -> BTreeMap<(String, String), LockedPackage> {
-        list.iter().map(|p| ((p.name.clone(), p.architecture.clone()), p.clone())).collect()
+    let recorded = |list: &[LockedPackage]| -> Vec<RecipePackage> { list.iter().map(RecipePackage::of).collect() };
+    package_changes(part, &recorded(old), &recorded(new))
+}
+
+/// Compares two sets of packages; `part` says whose.
+pub(crate) fn package_changes(part: &'static str, old: &[RecipePackage], new: &[RecipePackage]) -> Vec<PackageChange> {
+    let by_name = |list: &[RecipePackage]| -> BTreeMap<String, RecipePackage> {
+        list.iter().map(|p| (p.name.clone(), p.clone())).collect()
     };
     let (old, new) = (by_name(old), by_name(new));
     let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
@@ -111,7 +117,7 @@ fn packages(part: &'static str, old: &[LockedPackage], new: &[LockedPackage]) ->
         };
         changes.push(PackageChange {
             part,
-            name: name.0.clone(),
+            name: name.clone(),
             change,
             from: before.map(|p| p.version.clone()),
             to: after.map(|p| p.version.clone()),
@@ -149,14 +155,21 @@ impl LockDiff {
         let mut packages: Vec<_> = self.packages.iter().collect();
         packages.sort_by_key(|p| (p.part, p.change, &p.name));
         for p in packages {
-            let versions = match (&p.from, &p.to) {
-                (Some(from), Some(to)) if from != to => format!("{from} -> {to}"),
-                (_, Some(version)) | (Some(version), None) => version.clone(),
-                (None, None) => String::new(),
-            };
-            let _ = writeln!(text, "  {:6} {:8} {} {versions}", p.part, p.change.word(), p.name);
+            let _ = writeln!(text, "  {}", p.line());
         }
         text
+    }
+}
+
+impl PackageChange {
+    /// The change as a line.
+    pub fn line(&self) -> String {
+        let versions = match (&self.from, &self.to) {
+            (Some(from), Some(to)) if from != to => format!("{from} -> {to}"),
+            (_, Some(version)) | (Some(version), None) => version.clone(),
+            (None, None) => String::new(),
+        };
+        format!("{:6} {:8} {} {versions}", self.part, self.change.word(), self.name)
     }
 }
 

@@ -5,14 +5,15 @@
 
 use kiln_firstboot::digest::Sha256Digest;
 use kiln_firstboot::version::EtcdVersion;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::image_definition::{DiskSizes, ImageDefinition};
 use crate::key::{BUILD_FORMAT, KeyHasher};
 use crate::lock::{Lock, LockedEtcd, LockedPackage};
 
 /// Everything an image is made of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// 1.
     pub schema: u32,
@@ -51,7 +52,8 @@ pub struct Recipe {
 }
 
 /// A package by what it is; where it was fetched does not matter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RecipePackage {
     /// Its name.
     pub name: String,
@@ -62,7 +64,8 @@ pub struct RecipePackage {
 }
 
 /// A file, directory or link that is put on the node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RecipeFile {
     /// Its path, without a leading slash.
     pub path: String,
@@ -75,7 +78,8 @@ pub struct RecipeFile {
 }
 
 /// Sizes of the partitions, MiB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RecipeDisk {
     /// EFI system partition.
     pub esp_mib: u32,
@@ -86,7 +90,8 @@ pub struct RecipeDisk {
 }
 
 /// The etcd that was taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RecipeEtcd {
     /// `release`, `url`, `file` or `packages`.
     pub source: String,
@@ -200,6 +205,13 @@ impl Recipe {
     }
 }
 
+impl RecipePackage {
+    /// What a recipe records of a package.
+    pub fn of(locked: &LockedPackage) -> Self {
+        Self { name: locked.name.clone(), version: locked.version.clone(), sha256: locked.sha256 }
+    }
+}
+
 impl RecipeEtcd {
     /// What a recipe records of an alternate.
     pub fn of(etcd: &LockedEtcd) -> Self {
@@ -226,9 +238,7 @@ pub fn etcd_key(etcd: &RecipeEtcd) -> Sha256Digest {
 fn packages(locked: &[LockedPackage]) -> Vec<RecipePackage> {
     let mut packages: Vec<_> = locked.iter().collect();
     packages.sort();
-    let package =
-        |p: &LockedPackage| RecipePackage { name: p.name.clone(), version: p.version.clone(), sha256: p.sha256 };
-    packages.into_iter().map(package).collect()
+    packages.into_iter().map(RecipePackage::of).collect()
 }
 
 fn hash_packages(hasher: &mut KeyHasher, packages: &[RecipePackage]) {

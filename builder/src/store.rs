@@ -13,6 +13,8 @@
 //! were, so whoever uses a blob checks it ([`Store::check_blob`]).
 #![expect(clippy::disallowed_methods, reason = "the place where the store's files are read and written")]
 
+mod listing;
+
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use kiln_firstboot::digest::{Id128, Sha256Digest};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+pub use self::listing::Damage;
 use crate::digesting::{self, Hashing};
 
 /// Name of the file with the sums of an entry's files, as `sha256sum --check` reads it.
