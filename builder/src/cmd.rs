@@ -7,6 +7,7 @@ pub mod lab;
 pub mod lock;
 pub mod pki;
 pub mod plan;
+pub mod store;
 
 use crate::cli::Places;
 
@@ -23,6 +24,8 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     #[expect(missing_docs, reason = "as above")]
     Doctor(doctor::DoctorArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Store(store::StoreArgs),
     #[expect(missing_docs, reason = "as above")]
     Lab(lab::LabArgs),
     #[expect(missing_docs, reason = "as above")]
@@ -41,6 +44,7 @@ impl Command {
             Self::Build(args) => args.run(places),
             Self::Explain(args) => args.run(places),
             Self::Doctor(args) => args.run(places),
+            Self::Store(args) => args.run(places),
             Self::Lab(args) => args.run(places),
             Self::Pki(args) => args.run(places),
         }

@@ -10,6 +10,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::check::{LABEL_RULE, is_label};
 use std::net::IpAddr;
 
 use camino::{Utf8Path, Utf8PathBuf};

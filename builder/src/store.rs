@@ -13,7 +13,11 @@
 //! were, so whoever uses a blob checks it ([`Store::check_blob`]).
 #![expect(clippy::disallowed_methods, reason = "the place where the store's files are read and written")]
 
+mod gc;
+#[cfg(test)]
+mod gc_tests;
 mod listing;
+mod roots;
 
 use std::fs::File;
 use std::io;
@@ -25,7 +29,9 @@ use kiln_firstboot::digest::{Id128, Sha256Digest};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+pub use self::gc::Garbage;
 pub use self::listing::Damage;
+pub use self::roots::{Reached, Root, RootKind};
 use crate::digesting::{self, Hashing};
 
 /// Name of the file with the sums of an entry's files, as `sha256sum --check` reads it.
@@ -48,6 +54,8 @@ pub struct Store {
 struct Session {
     dir: PathBuf,
     _held: Flock<File>,
+    /// Holds off the collector.
+    _uses: Flock<File>,
 }
 
 /// A finished layer.
@@ -264,9 +272,17 @@ impl Store {
     /// # Errors
     /// When the lock file cannot be made.
     pub fn lock(&self, name: &str, waiting: &str) -> Result<Flock<File>> {
+        self.lock_as(name, FlockArg::LockExclusive, waiting)
+    }
+
+    fn lock_as(&self, name: &str, how: FlockArg, waiting: &str) -> Result<Flock<File>> {
+        let at_once = match how {
+            FlockArg::LockShared => FlockArg::LockSharedNonblock,
+            _ => FlockArg::LockExclusiveNonblock,
+        };
         let path = self.dir("lock")?.join(format!("{name}.lock"));
         let open = || fs_err::OpenOptions::new().create(true).write(true).truncate(false).open(&path);
-        let file = match Flock::lock(open()?.into_file(), FlockArg::LockExclusiveNonblock) {
+        let file = match Flock::lock(open()?.into_file(), at_once) {
             Ok(held) => return Ok(held),
             Err((file, nix::errno::Errno::EWOULDBLOCK)) => file,
             Err((_, errno)) => {
@@ -274,7 +290,7 @@ impl Store {
             }
         };
         log::info!("{waiting}");
-        Flock::lock(file, FlockArg::LockExclusive)
+        Flock::lock(file, how)
             .map_err(|(_, errno)| io::Error::from(errno))
             .with_context(|| format!("locking `{}`", path.display()))
     }
@@ -297,6 +313,13 @@ impl Store {
         if let Some(session) = self.session.get() {
             return Ok(&session.dir);
         }
+        let uses = self.hold_gc(FlockArg::LockShared, "another kiln collects the store's garbage; waiting for it")?;
+        let (dir, held) = self.begin_session()?;
+        Ok(&self.session.get_or_init(|| Session { dir, _held: held, _uses: uses }).dir)
+    }
+
+    /// A directory under `tmp/` of this process's own, held by the lock on the file beside it.
+    fn begin_session(&self) -> Result<(PathBuf, Flock<File>)> {
         let tmp = self.dir("tmp")?;
         // Held while sessions begin and while the dead are swept: nobody can mistake a session being made for one whose owner died.
         let _tmp = self.lock("tmp", "another kiln tidies the store; waiting for it")?;
@@ -306,7 +329,15 @@ impl Store {
         let held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
         let dir = tmp.join(&name);
         fs_err::create_dir(&dir)?;
-        Ok(&self.session.get_or_init(|| Session { dir, _held: held }).dir)
+        Ok((dir, held))
+    }
+
+    /// Holds the collector off for as long as this store lives.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn hold(&self) -> Result<()> {
+        self.session().map(|_| ())
     }
 
     fn dir(&self, name: &str) -> Result<PathBuf> {

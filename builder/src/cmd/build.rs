@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::build::{self, Built};
 use crate::cli::Places;
+use crate::clock;
 use crate::cluster_files::ClusterIdentity;
 use crate::image_definition::ImageDefinition;
 use crate::image_file;
@@ -16,7 +17,7 @@ use crate::lock::{self, Lock};
 use crate::pki::Pki;
 use crate::plan::{self, Plan, Wish};
 use crate::profile::Profile;
-use crate::store::Store;
+use crate::store::{RootKind, Store};
 
 /// Build a profile's image
 ///
@@ -127,7 +128,13 @@ impl BuildArgs {
         let began = std::time::Instant::now();
         let store = Store::at(places.store()?);
         let (profile, plan) = self.source.read(places)?.plan(&store)?;
+        let kept = store.keeps(RootKind::Build, &profile.name)?;
+        if kept != Some(plan.keys.image) {
+            // What is there already but kept by nobody must not be collected before it is kept.
+            store.hold()?;
+        }
         let built = build::build(&store, &plan, self.compress)?;
+        store.keep(RootKind::Build, &profile.name, &built.key, clock::now())?;
         let text = describe(&profile, &plan, &built, began.elapsed().as_secs_f64());
         let Built { key, image, raw, bytes, layers } = built;
         places.print(&Output { key: key.to_string(), image, raw, bytes, layers }, &text)

@@ -18,6 +18,7 @@ use crate::lab::host::TREE;
 use crate::lab::record::{Driver, Lock};
 use crate::lab::{Lab, Live, guest};
 use crate::pki::OPERATOR;
+use crate::store::{RootKind, Store};
 
 /// How often a followed console is looked at for more.
 const FOLLOW_EVERY: Duration = Duration::from_millis(100);
@@ -195,7 +196,9 @@ impl LabArgs {
             }
             LabCommand::Dns { profile, action } => dns::run(places, &profile, action),
             LabCommand::Down { profile } => {
-                let there = lab(places, &profile)?.down()?;
+                let lab = lab(places, &profile)?;
+                let there = lab.down()?;
+                Store::at(places.store()?).forget(RootKind::Lab, &lab.profile.name)?;
                 log::info!("{}", if there { "the lab is gone" } else { "there was no lab" });
                 Ok(())
             }

@@ -11,13 +11,13 @@ use crate::problem::Problem;
 use crate::toml_reader::Item;
 
 /// What [`is_label`] demands, as a hint.
-pub(super) const LABEL_RULE: &str = "use 1 to 63 lower-case letters, digits and inner hyphens";
+pub(crate) const LABEL_RULE: &str = "use 1 to 63 lower-case letters, digits and inner hyphens";
 
 /// Beyond this each further member makes every write slower and the cluster no safer; etcd's own advice.
 const MANY_MEMBERS: usize = 7;
 
 /// Whether `text` is one lower-case label of a host name.
-pub(super) fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !text.starts_with('-')

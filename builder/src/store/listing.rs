@@ -103,7 +103,7 @@ impl Manifest {
 }
 
 /// Names in a directory, sorted; none when it does not exist.
-fn names(dir: &Path) -> Result<Vec<String>> {
+pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     let found = match fs_err::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,

@@ -16,7 +16,7 @@ use crate::lab::record::{Driver, LabImage, Lock, Record};
 use crate::lab::status::LabStatus;
 use crate::lab::up::Seconds;
 use crate::pki::mint::{self, Order, Outcome};
-use crate::store::Store;
+use crate::store::{RootKind, Store};
 use crate::{build, clock};
 
 /// What `up` tells.
@@ -95,7 +95,10 @@ fn prepare(places: &Places, source: &SourceArgs, lab: &Lab) -> anyhow::Result<La
     }
     let store = Store::at(places.store()?);
     let (_, plan) = source.read(places)?.plan(&store)?;
+    store.hold()?;
     let built = build::build(&store, &plan, false)?;
+    // For as long as the lab is up its machines read from the image.
+    store.keep(RootKind::Lab, &profile.name, &built.key, now)?;
     let path = |path: std::path::PathBuf| {
         let path = Utf8PathBuf::try_from(path).context("reading the path of the image")?;
         camino::absolute_utf8(&path).with_context(|| format!("resolving `{path}`"))
