@@ -13,6 +13,7 @@ use kiln_firstboot::name::Fqdn;
 use kiln_firstboot::state::{Phase, RaftId};
 use kiln_firstboot::version::EtcdVersion;
 
+use crate::client::Operator;
 use crate::dns::{Dns, Records};
 use crate::netns::Network;
 use crate::node::{Node, text};
@@ -160,6 +161,11 @@ impl Cluster {
         argv.extend(credentials);
         argv.extend(args);
         output(&argv)
+    }
+
+    /// The operator of `kiln pki init`, as a client of etcd.
+    pub fn operator(&self) -> Operator {
+        Operator::read(&self.scratch.path().join("home/pki/unit")).expect("reading the operator's certificate")
     }
 
     /// Everything the consoles said, for a failed test's message.

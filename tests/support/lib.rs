@@ -2,12 +2,19 @@
 //!
 //! Everything lives in namespaces and directories of its own and is gone when its value is dropped.
 
+pub mod client;
 pub mod cluster;
 pub mod dns;
 pub mod firewall;
+pub mod history;
 pub mod lab;
+pub mod linearizable;
 pub mod netns;
 pub mod node;
+pub mod oracle;
 pub mod places;
 pub mod program;
+pub mod random;
+pub mod revisions;
 pub mod wait;
+pub mod workload;

@@ -2,6 +2,7 @@
 //! real etcd beside it where systemd would.
 #![expect(clippy::disallowed_methods, reason = "tests prepare and look at files")]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,7 +16,7 @@ use kiln_firstboot::message::{ControlAnswer, ControlRequest};
 use kiln_firstboot::name::Fqdn;
 use kiln_firstboot::observation::StateView;
 use kiln_firstboot::paths::Paths;
-use kiln_firstboot::state::{Phase, State};
+use kiln_firstboot::state::{Phase, RaftId, State};
 use kiln_firstboot::{precheck, raft_id, state_file};
 
 use crate::firewall;
@@ -48,6 +49,7 @@ struct Helper {
     log: PathBuf,
     etcd: Mutex<Option<Child>>,
     clients_open: AtomicBool,
+    served: Mutex<BTreeSet<(RaftId, Id128)>>,
 }
 
 impl Node {
@@ -67,6 +69,7 @@ impl Node {
             precheck_env: Mutex::new(Vec::new()),
             etcd: Mutex::new(None),
             clients_open: AtomicBool::new(false),
+            served: Mutex::default(),
         };
         let helper = Arc::new(helper);
         Self { fqdn, address, space, home, helper, agent: None, faults: Vec::new(), cut_takes_etcd: false }
@@ -224,6 +227,11 @@ impl Node {
         self.helper.clients_open.load(Ordering::SeqCst)
     }
 
+    /// Every raft cluster, with its lineage, that this node has let clients into since the test began, wipes and reboots included.
+    pub fn served(&self) -> BTreeSet<(RaftId, Id128)> {
+        self.helper.served.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Its state file, once there is one.
     pub fn state(&self) -> Option<State> {
         serde_json::from_slice(&fs_err::read(self.home.join("data/state/state.json")).ok()?).ok()
@@ -301,6 +309,11 @@ impl Helper {
             ControlRequest::OpenClients => {
                 firewall::open(&self.space);
                 self.clients_open.store(true, Ordering::SeqCst);
+                if let StateView::Read(state) = state_file::read(&self.paths)
+                    && let Phase::Member { lineage, raft_cluster, .. } = state.position
+                {
+                    self.served.lock().unwrap_or_else(PoisonError::into_inner).insert((raft_cluster, lineage));
+                }
                 ControlAnswer::Done
             }
         }

@@ -24,6 +24,21 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>
     }
 }
 
+/// Tries until it succeeds, for what a test collects instead of failing at once.
+///
+/// # Errors
+/// With the last failure, when none succeeded within `limit`.
+pub fn attempt<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> anyhow::Result<T>) -> Result<T, String> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Ok(done) => return Ok(done),
+            Err(why) if start.elapsed() >= limit => return Err(format!("tried {limit:?} for {what}: {why:#}")),
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
 /// Looks for as long as `duration` and wants the condition to hold at every look: for what must *not* happen.
 ///
 /// # Panics
