@@ -12,6 +12,7 @@ use crate::clock;
 use crate::custody::{complete, hopeless, promotable};
 use crate::digest::Id128;
 use crate::etcd::{Created, EtcdStatus};
+use crate::fault::{Point, cut};
 use crate::journal;
 use crate::record::{ACTIVATED, ActivationRecord, LINEAGE, LineageRecord, MemberRecord, member_key};
 use crate::state::RaftId;
@@ -59,6 +60,7 @@ impl Custodian {
         for member in promotable(&members, &seat.charter) {
             match desk.etcd.promote(member).await {
                 Ok(()) => {
+                    cut(Point::Promoted);
                     let text = format!("member {member} has caught up and votes now");
                     journal::tell(&journal::PROMOTED, &text, &[("KILN_MEMBER", &member.to_string())]);
                 }
@@ -72,8 +74,10 @@ impl Custodian {
             desk.etcd.remove(member).await?;
         }
         if !self.activated && complete(&desk.etcd.members().await?, &seat.charter) {
+            cut(Point::Complete);
             let record = ActivationRecord { lineage, by: seat.own.clone(), at: clock::now() };
             desk.etcd.create(ACTIVATED, serde_json::to_vec(&record)?).await?;
+            cut(Point::Activated);
             self.activated = true;
         }
         Ok(())
@@ -89,6 +93,7 @@ async fn record(desk: &Desk, seat: &Seat, lineage: Id128, status: &EtcdStatus) -
         let theirs: LineageRecord = serde_json::from_slice(&bytes)?;
         ensure!(theirs.lineage == lineage, "etcd belongs to lineage {}, this volume to {lineage}", theirs.lineage);
     }
+    cut(Point::LineageRecorded);
     if let (Some(instance), true) = (seat.instance, charter.founder == seat.own) {
         let founder = MemberRecord { instance, member: status.member, since: clock::now() };
         desk.etcd.create(&member_key(&seat.own), serde_json::to_vec(&founder)?).await?;

@@ -203,7 +203,8 @@ impl Etcd {
         Ok(())
     }
 
-    /// Takes the lock `key` for at most `seconds`, or tells who has it.
+    /// Takes the lock `key` for at most `seconds`, or tells who has it. The caller sees to it that `owner` asks one call at a time: a
+    /// lock that `owner` holds already was left by a crash, and is taken over.
     ///
     /// # Errors
     /// When there is no quorum.
@@ -213,6 +214,10 @@ impl Etcd {
         match self.create_leased(key, owner.into(), Some(lease)).await {
             Ok(Created::Now) => Ok(Ok(Lock { lease })),
             Ok(Created::Before(holder)) => {
+                // Its own, from before it crashed: nobody else takes a lock in this name, so there is nothing to wait for.
+                if holder == owner.as_bytes() && self.take_over(key, owner, lease).await? {
+                    return Ok(Ok(Lock { lease }));
+                }
                 self.unlock(Lock { lease }).await;
                 Ok(Err(String::from_utf8_lossy(&holder).into_owned()))
             }
@@ -221,6 +226,16 @@ impl Etcd {
                 Err(e)
             }
         }
+    }
+
+    /// Moves a lock that `owner` holds already to another lease; `false` when it has gone to somebody else meanwhile.
+    async fn take_over(&self, key: &str, owner: &str, lease: i64) -> Result<bool> {
+        let txn = Txn::new().when([Compare::value(key, CompareOp::Equal, owner)]).and_then([TxnOp::put(
+            key,
+            owner,
+            Some(PutOptions::new().with_lease(lease)),
+        )]);
+        Ok(self.client().await?.txn(txn).await.with_context(|| format!("taking `{key}` over"))?.succeeded())
     }
 
     /// Gives a lock back. If that fails, its lease ends by itself.

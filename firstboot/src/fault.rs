@@ -1,6 +1,7 @@
 //! Power cuts and bent clocks, for tests only: without the feature `faults` every function here does nothing and is compiled away.
 //!
-//! A point is named where it is hit. `KILN_CUT=NAME` (or `NAME:3`, its third time) ends the process there by SIGKILL, as a power cut would.
+//! A point is named where it is hit. `KILN_CUT=NAME` (or `NAME:3`, its third time) ends the process there by SIGKILL, as a power cut would;
+//! so does a file that `KILN_CUT_FILE` names and that holds the name at that moment, for tests that choose while the agent runs.
 //! `KILN_CLOCK_OFFSET_FILE` names a file with the seconds that [`crate::clock::now`] is off.
 #![cfg_attr(
     feature = "faults",
@@ -113,12 +114,15 @@ impl Point {
 pub fn cut(point: Point) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static HITS: AtomicU32 = AtomicU32::new(0);
-    let Ok(wanted) = std::env::var("KILN_CUT") else { return };
+    let wanted = std::env::var("KILN_CUT").unwrap_or_default();
     let (name, nth) =
         wanted.split_once(':').map_or((wanted.as_str(), 1), |(name, nth)| (name, nth.parse().unwrap_or(1)));
-    if name == point.name() && HITS.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+    let counted = name == point.name() && HITS.fetch_add(1, Ordering::SeqCst) + 1 == nth;
+    let file = std::env::var_os("KILN_CUT_FILE");
+    let armed = file.and_then(|file| fs_err::read_to_string(file).ok()).is_some_and(|text| text == point.name());
+    if counted || armed {
         // The test reads from this line that the point was reached.
-        eprintln!("cut at {name}");
+        eprintln!("cut at {}", point.name());
         if let Err(error) = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL) {
             panic!("ending this process: {error}");
         }
@@ -129,6 +133,19 @@ pub fn cut(point: Point) {
 #[cfg(not(feature = "faults"))]
 #[inline]
 pub fn cut(_: Point) {}
+
+/// `default`, or what the test has `variable` say instead: for limits that are minutes long in earnest.
+#[cfg(feature = "faults")]
+pub fn limit(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// `default`.
+#[cfg(not(feature = "faults"))]
+#[inline]
+pub fn limit(_: &str, default: u64) -> u64 {
+    default
+}
 
 /// Seconds that the clock is off, as the test last wrote them.
 #[cfg(feature = "faults")]

@@ -3,6 +3,7 @@
 
 mod adversary;
 mod clock;
+mod cut;
 mod disk;
 mod dns;
 mod formation;

@@ -9,6 +9,7 @@ pub mod firewall;
 pub mod history;
 pub mod lab;
 pub mod linearizable;
+pub mod membership;
 pub mod netns;
 pub mod node;
 pub mod oracle;

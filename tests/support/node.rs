@@ -6,12 +6,14 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_firstboot::digest::Id128;
+use kiln_firstboot::fault::Point;
 use kiln_firstboot::message::{ControlAnswer, ControlRequest};
 use kiln_firstboot::name::Fqdn;
 use kiln_firstboot::observation::StateView;
@@ -34,7 +36,7 @@ pub struct Node {
     /// Its directory: image, data volume, seed, logs.
     pub home: PathBuf,
     helper: Arc<Helper>,
-    agent: Option<Child>,
+    agent: Mutex<Option<Child>>,
     faults: Vec<(String, String)>,
     cut_takes_etcd: bool,
 }
@@ -46,6 +48,7 @@ struct Helper {
     paths: Paths,
     program: Mutex<PathBuf>,
     precheck_env: Mutex<Vec<(String, String)>>,
+    precheck_cut: AtomicBool,
     log: PathBuf,
     etcd: Mutex<Option<Child>>,
     clients_open: AtomicBool,
@@ -67,12 +70,13 @@ impl Node {
             paths,
             program: Mutex::new(firstboot()),
             precheck_env: Mutex::new(Vec::new()),
+            precheck_cut: AtomicBool::new(false),
             etcd: Mutex::new(None),
             clients_open: AtomicBool::new(false),
             served: Mutex::default(),
         };
         let helper = Arc::new(helper);
-        Self { fqdn, address, space, home, helper, agent: None, faults: Vec::new(), cut_takes_etcd: false }
+        Self { fqdn, address, space, home, helper, agent: Mutex::new(None), faults: Vec::new(), cut_takes_etcd: false }
     }
 
     /// From the next start of its agent on: the agent with faults compiled in, and this environment for it (`KILN_CUT`, ...).
@@ -86,9 +90,27 @@ impl Node {
         self.cut_takes_etcd = takes;
     }
 
+    /// Has its next hit of `point` be a cut, from now on and over restarts; `None` lets it live. Needs [`Node::set_faults`] with
+    /// [`Node::cut_file`] before the agent's start.
+    pub fn arm(&self, point: Option<Point>) {
+        let name = point.map_or("", Point::name);
+        fs_err::write(self.home.join("cut"), name).expect("arming a cut");
+    }
+
+    /// The variable that has its agent look for an armed cut.
+    pub fn cut_file(&self) -> (&'static str, String) {
+        ("KILN_CUT_FILE", text(&self.home.join("cut")))
+    }
+
+    /// A cut has ended its agent, or the check before a start of etcd.
+    pub fn was_cut(&self) -> bool {
+        self.helper.precheck_cut.load(Ordering::SeqCst) || !self.agent_runs()
+    }
+
     /// Its agent runs. Not after a cut.
-    pub fn agent_runs(&mut self) -> bool {
-        self.agent.as_mut().is_some_and(|agent| matches!(agent.try_wait(), Ok(None)))
+    pub fn agent_runs(&self) -> bool {
+        let mut agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        agent.as_mut().is_some_and(|agent| matches!(agent.try_wait(), Ok(None)))
     }
 
     /// Its etcd runs.
@@ -108,7 +130,7 @@ impl Node {
 
     /// Makes its data volume blank, as imaging it anew with `--wipe-data` does. Powered off only.
     pub fn wipe(&self) {
-        assert!(self.agent.is_none(), "only a powered-off node is wiped");
+        assert!(!self.agent_runs(), "only a powered-off node is wiped");
         fs_err::remove_dir_all(self.home.join("data")).expect("wiping a volume");
         fs_err::create_dir_all(self.home.join("data")).expect("wiping a volume");
     }
@@ -172,6 +194,7 @@ impl Node {
         argv.extend(self.faults.iter().map(|(name, value)| format!("{name}={value}")));
         argv.extend([text(&self.program()), "--root".into(), text(self.paths().root()), "run".into()]);
         (*self.helper.precheck_env.lock().unwrap_or_else(PoisonError::into_inner)).clone_from(&self.faults);
+        self.helper.precheck_cut.store(false, Ordering::SeqCst);
         let agent = spawn(&argv, &self.home.join("console.log"));
         if self.cut_takes_etcd {
             let (pid, helper) = (agent.id(), Arc::clone(&self.helper));
@@ -180,12 +203,23 @@ impl Node {
                 helper.stop_etcd();
             });
         }
-        self.agent = Some(agent);
+        *self.agent.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(agent);
+    }
+
+    /// Undoes a cut: systemd starts the agent again, or the power is back, as [`Node::set_cut_takes_etcd`] says.
+    pub fn revive(&mut self) {
+        if self.cut_takes_etcd {
+            self.power_off();
+            self.power_on();
+        } else if !self.agent_runs() {
+            self.restart_agent();
+        }
+        self.helper.precheck_cut.store(false, Ordering::SeqCst);
     }
 
     /// Ends its agent alone, as a crash does; etcd goes on.
     pub fn crash_agent(&mut self) {
-        if let Some(mut agent) = self.agent.take() {
+        if let Some(mut agent) = self.agent.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             kill(&mut agent);
         }
     }
@@ -205,7 +239,7 @@ impl Node {
 
     /// Cuts its power: agent and etcd end at once, nothing is told to them.
     pub fn power_off(&mut self) {
-        if let Some(mut agent) = self.agent.take() {
+        if let Some(mut agent) = self.agent.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             kill(&mut agent);
         }
         self.helper.stop_etcd();
@@ -245,6 +279,15 @@ impl Node {
     /// What its etcd has logged so far.
     pub fn etcd_log(&self) -> String {
         fs_err::read_to_string(&self.helper.log).unwrap_or_default()
+    }
+
+    /// Runs etcdctl on the local socket of its etcd, which serves before clients are admitted too.
+    pub fn etcdctl(&self, args: &[&str]) -> std::process::Output {
+        let endpoint = format!("--endpoints=unix://{}", text(&self.paths().etcd_socket()));
+        let program = text(&etcd("etcdctl"));
+        let mut line = vec![program.as_str(), &endpoint, "--command-timeout=10s"];
+        line.extend(args);
+        output(&line)
     }
 
     /// Runs a program in its namespace.
@@ -367,6 +410,9 @@ impl Helper {
         argv.extend([text(&self.program()), "--root".into(), text(self.paths.root()), "precheck".into()]);
         let precheck = output(&argv.iter().map(String::as_str).collect::<Vec<_>>());
         if !precheck.status.success() {
+            if precheck.status.signal().is_some() {
+                self.precheck_cut.store(true, Ordering::SeqCst);
+            }
             return Err(String::from_utf8_lossy(&precheck.stderr).into_owned());
         }
         let env = fs_err::read_to_string(self.paths.etcd_args()).expect("the agent rendered etcd's arguments");

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use crate::agent::desk::{Desk, Seat, running};
 use crate::clock;
 use crate::etcd::ListedMember;
+use crate::fault::{Point, cut};
 use crate::grant::{GrantDecision, GrantObservation, PeerPort, decide_grant, is_callers};
 use crate::journal;
 use crate::message::{Answer, Grant, JoinRequest, Running};
@@ -59,6 +60,7 @@ async fn try_grant(desk: &Desk, caller: &Fqdn, remote: IpAddr, request: &JoinReq
         Ok(lock) => lock,
         Err(holder) => return later(300, &format!("{holder} is changing the members")),
     };
+    cut(Point::GrantLocked);
     let outcome = under_lock(desk, &seat, caller, remote, request, &own).await;
     desk.etcd.unlock(lock).await;
     let member = match outcome? {
@@ -117,6 +119,7 @@ async fn under_lock(
             GrantDecision::Add => return add(desk, seat, caller, request).await,
             GrantDecision::RemoveLearner { member } => {
                 desk.etcd.remove(member).await?;
+                cut(Point::GrantRemoved);
                 audit(desk, seat, "remove-learner", caller, member).await?;
                 sleep(REMOVAL_GAP).await;
             }
@@ -138,9 +141,11 @@ async fn add(desk: &Desk, seat: &Seat, caller: &Fqdn, request: &JoinRequest) -> 
         }
         Err(e) => return Err(anyhow!(e).context("adding a learner")),
     };
+    cut(Point::GrantAdded);
     let record = MemberRecord { instance: request.instance, member, since: clock::now() };
     desk.etcd.put(&member_key(caller), serde_json::to_vec(&record)?).await?;
     audit(desk, seat, "add-learner", caller, member).await?;
+    cut(Point::GrantRecorded);
     Ok(Ok(member))
 }
 
