@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::decision::{Decision, Explanation};
+use crate::message::Holds;
+use crate::name::Fqdn;
 use crate::observation::{PeerAnswer, PeerObservation};
+use crate::wait::way_out;
 use crate::{clock, journal};
 
 /// Pause after a round that changed something.
@@ -97,12 +100,18 @@ impl Progress {
     }
 }
 
-/// Which agents answered in this round and which did not; empty when none was asked.
-pub(crate) fn heard(peers: &[PeerObservation]) -> String {
-    let (mut answer, mut silent) = (Vec::new(), Vec::new());
+/// Which agents answered `own` in this round and which did not, and which of them say that they are blank; empty when none was
+/// asked. When so many are blank that those with data are no majority, what is left to an operator.
+pub(crate) fn heard(own: &Fqdn, peers: &[PeerObservation]) -> String {
+    let (mut answer, mut silent, mut blank) = (Vec::new(), Vec::new(), Vec::new());
     for peer in peers {
         match &peer.answer {
-            PeerAnswer::Answered(_) => answer.push(peer.fqdn.as_str()),
+            PeerAnswer::Answered(status) => {
+                answer.push(peer.fqdn.as_str());
+                if status.holds == Holds::Blank {
+                    blank.push(peer.fqdn.as_str());
+                }
+            }
             PeerAnswer::Unreachable(_) => silent.push(peer.fqdn.as_str()),
         }
     }
@@ -110,17 +119,32 @@ pub(crate) fn heard(peers: &[PeerObservation]) -> String {
     if peers.is_empty() {
         return String::new();
     }
-    format!("; agents that answer: {}; that do not: {}", list(&answer), list(&silent))
+    let mut text = format!("; agents that answer: {}; that do not: {}", list(&answer), list(&silent));
+    if !blank.is_empty() {
+        text.push_str(&format!("; that have blank disks: {}", list(&blank)));
+    }
+    let members = peers.len() + 1;
+    if members - blank.len() <= members / 2 {
+        text.push_str(&format!(
+            ". Those with data are no majority: put back the disks that were in the blank ones; {}",
+            way_out(own)
+        ));
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::observation;
+    use crate::sample::{fqdn, observation};
 
     #[test]
     fn names_the_agents_that_answer_and_those_that_do_not() {
         let mut seen = observation(1, 3);
+        let heard = |peers: &[PeerObservation]| heard(&fqdn(1), peers);
+        for n in [2, 3] {
+            seen.peer_status(n).holds = Holds::Unknown;
+        }
         assert_eq!(
             heard(&seen.peers),
             "; agents that answer: etcd2.lab.example, etcd3.lab.example; that do not: nobody"
@@ -128,5 +152,11 @@ mod tests {
         seen.peer_mut(3).answer = PeerAnswer::Unreachable("connection refused".into());
         assert_eq!(heard(&seen.peers), "; agents that answer: etcd2.lab.example; that do not: etcd3.lab.example");
         assert_eq!(heard(&[]), "");
+        seen.peer_status(2).holds = Holds::Blank;
+        assert!(heard(&seen.peers).ends_with("that have blank disks: etcd2.lab.example"), "two of three may hold data");
+        seen = observation(1, 3);
+        let text = heard(&seen.peers);
+        assert!(text.contains("blank disks: etcd2.lab.example, etcd3.lab.example"), "{text}");
+        assert!(text.contains("no majority") && text.contains("save the data of etcd1.lab.example first"), "{text}");
     }
 }

@@ -397,7 +397,10 @@ impl Runner<'_> {
             (_, Err(e)) => format!("{e:#}"),
             (_, Ok(Applied::PutOff(reason))) => reason.clone(),
             (Decision::Halt(_) | Decision::Wait(_), Ok(_)) => format!("{}; {}", explanation.seen, explanation.hint),
-            (Decision::Restart { .. }, Ok(Applied::Settled)) => self.unserved(seen).await,
+            (Decision::Restart { .. }, Ok(Applied::Settled)) => match identity {
+                Some(identity) => self.unserved(&identity.own, seen).await,
+                None => String::new(),
+            },
             (
                 Decision::RecordBlank { .. }
                 | Decision::Restart { .. }
@@ -434,7 +437,7 @@ impl Runner<'_> {
     }
 
     /// What a running member still lacks; empty when it serves.
-    async fn unserved(&self, seen: &Observation) -> String {
+    async fn unserved(&self, own: &Fqdn, seen: &Observation) -> String {
         let Some(lineage) = standing::lineage(seen) else { return String::new() };
         let status = running(&self.desk.etcd, lineage).await;
         let holds = status.map_or(Holds::Data { lineage }, Holds::Running);
@@ -449,7 +452,7 @@ impl Runner<'_> {
             Holds::Data { .. } | Holds::Blank | Holds::Unknown => {
                 format!(
                     "etcd has been started and does not answer yet; it answers once a majority of its members run, find each other's names in DNS and reach each other on port {PEER_PORT}{}",
-                    heard(&seen.peers)
+                    heard(own, &seen.peers)
                 )
             }
         }

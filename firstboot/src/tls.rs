@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustls::client::Resumption;
@@ -9,6 +10,7 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::time_provider::TimeProvider;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme,
@@ -19,6 +21,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::cert_name::member_of;
 use crate::charter::Charter;
+use crate::clock;
 use crate::name::Fqdn;
 
 /// Who is on the other side.
@@ -77,13 +80,13 @@ impl AgentTls {
             peers: client_verifier(&peer_roots, &provider)?,
             operators: client_verifier(&client_roots, &provider)?,
         });
-        let mut server = ServerConfig::builder_with_provider(provider.clone())
+        let mut server = ServerConfig::builder_with_details(provider.clone(), Arc::new(AgentClock))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier.clone())
             .with_single_cert(chain.clone(), key.clone_key())?;
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
-        let mut client = ClientConfig::builder_with_provider(provider)
+        let mut client = ClientConfig::builder_with_details(provider, Arc::new(AgentClock))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(peer_roots)
             .with_client_auth_cert(chain, key)?;
@@ -102,10 +105,11 @@ impl AgentTls {
     /// When it is neither one member of the charter, at one of the addresses it is certified for, nor an operator.
     pub fn role(&self, chain: &[CertificateDer<'_>], remote: IpAddr) -> Result<Role> {
         let (leaf, intermediates) = chain.split_first().context("the caller presented no certificate")?;
-        if self.verifier.peers.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok() {
+        let now = unix_time();
+        if self.verifier.peers.verify_client_cert(leaf, intermediates, now).is_ok() {
             return Ok(Role::Peer(member_of(leaf, remote, &self.charter)?));
         }
-        self.verifier.operators.verify_client_cert(leaf, intermediates, UnixTime::now())?;
+        self.verifier.operators.verify_client_cert(leaf, intermediates, now)?;
         Ok(Role::Operator)
     }
 
@@ -119,6 +123,20 @@ impl AgentTls {
         anyhow::ensure!(name == *fqdn, "the server presented the certificate of {name}");
         Ok(())
     }
+}
+
+/// The agent has one clock, and certificates are judged by it too.
+#[derive(Debug)]
+struct AgentClock;
+
+impl TimeProvider for AgentClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(unix_time())
+    }
+}
+
+fn unix_time() -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(clock::now()).unwrap_or(0)))
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {

@@ -319,13 +319,22 @@ impl Obstacle {
                 format!("start {fqdn}, or see to the way to its port {}", crate::paths::AGENT_PORT)
             }
             ObstacleKind::HoldsData { .. } => {
-                format!("start the other members that hold data, so that {fqdn} serves again")
+                format!("start the other members that hold data, so that {fqdn} serves again; {}", way_out(fqdn))
             }
             ObstacleKind::NotServing { .. } => format!("see what {fqdn} waits for, if this lasts"),
             ObstacleKind::Halted(_) => format!("mend {fqdn} first"),
             ObstacleKind::Disagrees { .. } => format!("give {fqdn} and this node seeds of the same minting"),
         }
     }
+}
+
+/// What is left to an operator when the disks of a majority are gone and `fqdn` has the data. Nothing here is ever done by an agent.
+pub(crate) fn way_out(fqdn: &Fqdn) -> String {
+    format!(
+        "if those disks are gone for good, save the data of {fqdn} first (`etcd/member/snap/db` on its data disk); then give this cluster up on purpose: \
+         mint the charter's next generation (`kiln pki init --generation`), wipe every data disk, and copy the saved keys into the cluster that forms \
+         (`etcdutl snapshot restore` beside it, then `etcdctl make-mirror`)"
+    )
 }
 
 fn list(addresses: &[IpAddr]) -> String {

@@ -23,6 +23,7 @@ use kiln_firstboot::{precheck, raft_id, state_file};
 
 use crate::firewall;
 use crate::program::{etcd, firstboot, firstboot_with_faults, kill, output, output_with_input, run, spawn};
+use crate::volume::Disk;
 
 /// A node. Dropping it ends what it runs.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ pub struct Node {
     agent: Mutex<Option<Child>>,
     faults: Vec<(String, String)>,
     cut_takes_etcd: bool,
+    pub(crate) disk: Option<Disk>,
 }
 
 /// The root helper's side: what systemd and nftables do on a real node.
@@ -76,13 +78,38 @@ impl Node {
             served: Mutex::default(),
         };
         let helper = Arc::new(helper);
-        Self { fqdn, address, space, home, helper, agent: Mutex::new(None), faults: Vec::new(), cut_takes_etcd: false }
+        let (agent, faults) = (Mutex::new(None), Vec::new());
+        Self { fqdn, address, space, home, helper, agent, faults, cut_takes_etcd: false, disk: None }
     }
 
     /// From the next start of its agent on: the agent with faults compiled in, and this environment for it (`KILN_CUT`, ...).
     /// Nothing means the plain agent again.
     pub fn set_faults(&mut self, environment: &[(&str, &str)]) {
         self.faults = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    }
+
+    /// From the next start of its agent on, its agent's clock can be bent. Its etcd's cannot: there is one clock in this machine.
+    pub fn use_bent_clock(&mut self, seconds: i64) {
+        self.bend_clock(seconds);
+        let file = text(&self.home.join("clock-offset"));
+        self.set_faults(&[("KILN_CLOCK_OFFSET_FILE", &file)]);
+    }
+
+    /// The clock of its agent is off by `seconds` from now on.
+    pub fn bend_clock(&self, seconds: i64) {
+        let (file, beside) = (self.home.join("clock-offset"), self.home.join("clock-offset.new"));
+        fs_err::write(&beside, seconds.to_string()).expect("bending a clock");
+        fs_err::rename(&beside, &file).expect("bending a clock");
+    }
+
+    /// It has power.
+    pub fn is_on(&self) -> bool {
+        self.paths().control_socket().exists()
+    }
+
+    /// Where its data volume can be looked at while it has power.
+    pub fn volume(&self) -> PathBuf {
+        if self.disk.is_some() { self.paths().data() } else { self.home.join("data") }
     }
 
     /// Whether a cut of its agent is a cut of its power, which ends its etcd in the same instant, or a crash of the agent alone.
@@ -130,6 +157,10 @@ impl Node {
 
     /// Makes its data volume blank, as imaging it anew with `--wipe-data` does. Powered off only.
     pub fn wipe(&self) {
+        if let Some(disk) = &self.disk {
+            assert!(!self.is_on(), "only a powered-off node is wiped");
+            return disk.wipe();
+        }
         assert!(!self.agent_runs(), "only a powered-off node is wiped");
         fs_err::remove_dir_all(self.home.join("data")).expect("wiping a volume");
         fs_err::create_dir_all(self.home.join("data")).expect("wiping a volume");
@@ -151,15 +182,20 @@ impl Node {
             layer("work")
         );
         run(&["mount", "-t", "overlay", "overlay", "-o", &options, &root]);
-        let paths = self.paths();
+        let paths = self.paths().clone();
         for dir in [paths.data(), paths.run(), paths.etcd_run(), paths.root().join("run/systemd/resolve")] {
             fs_err::create_dir_all(dir).expect("making a node's directories");
         }
         fs_err::create_dir_all(paths.boot_id().parent().expect("it is under proc")).expect("making proc");
-        run(&["mount", "--bind", &text(&self.home.join("data")), &text(&paths.data())]);
-        // What systemd would have left: a node of this kind has directories for disks, as a container has.
-        fs_err::write(paths.root().join("run/systemd/container"), "test\n").expect("writing the container mark");
-        fs_err::copy(self.home.join("seed.tar"), paths.root().join("run/kiln-seed.tar")).expect("attaching the seed");
+        if let Some(disk) = &mut self.disk {
+            disk.attach(&paths, &self.home.join("seed.tar"));
+        } else {
+            run(&["mount", "--bind", &text(&self.home.join("data")), &text(&paths.data())]);
+            // What systemd would have left: a node of this kind has directories for disks, as a container has.
+            fs_err::write(paths.root().join("run/systemd/container"), "test\n").expect("writing the container mark");
+            let seed = paths.root().join("run/kiln-seed.tar");
+            fs_err::copy(self.home.join("seed.tar"), seed).expect("attaching the seed");
+        }
         fs_err::write(paths.resolv_conf(), format!("nameserver {}\n", crate::netns::Network::SWITCH))
             .expect("writing resolv.conf");
         let boot = format!("{}\n", Id128::random().expect("drawing a boot id"));
@@ -250,7 +286,11 @@ impl Node {
         let last = UnixStream::connect(self.paths().control_socket());
         drop(fs_err::remove_file(self.paths().control_socket()));
         drop(last);
-        for point in [self.paths().data(), self.paths().root().to_owned()] {
+        let data = self.helper.paths.data();
+        if let Some(disk) = &mut self.disk {
+            disk.detach(&data);
+        }
+        for point in [data, self.paths().root().to_owned()] {
             // Lazily: a thread of the helper may still hold a file for a moment.
             drop(output(&["umount", "--lazy", &text(&point)]));
         }
@@ -268,7 +308,7 @@ impl Node {
 
     /// Its state file, once there is one.
     pub fn state(&self) -> Option<State> {
-        serde_json::from_slice(&fs_err::read(self.home.join("data/state/state.json")).ok()?).ok()
+        serde_json::from_slice(&fs_err::read(self.volume().join("state/state.json")).ok()?).ok()
     }
 
     /// What a person at its console has read so far.
