@@ -321,7 +321,12 @@ impl Obstacle {
             ObstacleKind::HoldsData { .. } => {
                 format!("start the other members that hold data, so that {fqdn} serves again; {}", way_out(fqdn))
             }
-            ObstacleKind::NotServing { .. } => format!("see what {fqdn} waits for, if this lasts"),
+            ObstacleKind::NotServing { .. } => {
+                format!(
+                    "see what {fqdn} waits for, if this lasts; if it lacks a majority, start the other members that hold data; {}",
+                    way_out(fqdn)
+                )
+            }
             ObstacleKind::Halted(_) => format!("mend {fqdn} first"),
             ObstacleKind::Disagrees { .. } => format!("give {fqdn} and this node seeds of the same minting"),
         }
