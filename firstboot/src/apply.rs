@@ -18,12 +18,10 @@ use crate::paths::Paths;
 use crate::render::{Launch, Start, arguments, environment_file};
 use crate::state::{Phase, RaftId, State};
 use crate::tls::AgentTls;
-use crate::{durable, journal, raft_id, state_file};
+use crate::{durable, journal, last_words, raft_id, state_file};
 
 /// How long a grantor may take; it may have to wait out two seconds between a removal and an addition.
 const JOIN_LIMIT: Duration = Duration::from_secs(10);
-/// What etcd says when the cluster no longer knows it (`server/etcdserver/server.go`, `ErrMemberRemoved`).
-const REMOVED: &str = "permanently removed";
 
 /// What a round works with.
 #[derive(Debug)]
@@ -124,7 +122,7 @@ impl Hands<'_> {
         member: RaftId,
     ) -> Result<Applied> {
         let up = self.etcd.is_up();
-        if !up && self.etcd.last_words.contains(REMOVED) {
+        if !up && last_words::tell_of_removal(&self.etcd.last_words) {
             self.move_to(Phase::Evicted { lineage, member })?;
             return Ok(Applied::Changed);
         }

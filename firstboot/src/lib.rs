@@ -7,7 +7,7 @@
 //! [`volume`], [`state`], [`image`], [`cluster`], [`paths`], [`message`], [`disk_fact`].
 //!
 //! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`notice`], [`wait`], [`raft_id`], [`wal`], [`render`],
-//! [`mount_table`], [`resolv`], [`dns_answer`], [`cert_name`], [`leaf`], [`standing`], [`record`], and what a member does for others:
+//! [`mount_table`], [`resolv`], [`dns_answer`], [`cert_name`], [`leaf`], [`standing`], [`record`], [`last_words`], and what a member does for others:
 //! [`grant`], [`replacement`], [`custody`]; and for itself: [`back_off`].
 //!
 //! The edges of the root side: [`cli`], [`control`], [`disk`], [`durable`], [`explain`], [`format`], [`journal`], [`precheck`],
@@ -47,6 +47,7 @@ pub mod hosts;
 pub mod identity;
 pub mod image;
 pub mod journal;
+pub mod last_words;
 pub mod leaf;
 pub mod leaf_file;
 pub mod message;

@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_firstboot::digest::Id128;
@@ -19,7 +19,7 @@ use kiln_firstboot::name::Fqdn;
 use kiln_firstboot::observation::StateView;
 use kiln_firstboot::paths::Paths;
 use kiln_firstboot::state::{Phase, RaftId, State};
-use kiln_firstboot::{precheck, raft_id, state_file};
+use kiln_firstboot::{last_words, precheck, raft_id, state_file};
 
 use crate::firewall;
 use crate::program::{etcd, firstboot, firstboot_with_faults, kill, output, output_with_input, run, spawn};
@@ -52,6 +52,8 @@ struct Helper {
     precheck_env: Mutex<Vec<(String, String)>>,
     precheck_cut: AtomicBool,
     log: PathBuf,
+    /// Where in its log the latest start of etcd begins.
+    started_at: AtomicU64,
     etcd: Mutex<Option<Child>>,
     clients_open: AtomicBool,
     served: Mutex<BTreeSet<(RaftId, Id128)>>,
@@ -73,6 +75,7 @@ impl Node {
             program: Mutex::new(firstboot()),
             precheck_env: Mutex::new(Vec::new()),
             precheck_cut: AtomicBool::new(false),
+            started_at: AtomicU64::new(0),
             etcd: Mutex::new(None),
             clients_open: AtomicBool::new(false),
             served: Mutex::default(),
@@ -205,6 +208,7 @@ impl Node {
         run(&[&text(&self.program()), "--root", &root, "disk"]);
 
         self.helper.clients_open.store(false, Ordering::SeqCst);
+        self.helper.turn_the_page();
         let listener = UnixListener::bind(paths.control_socket()).expect("listening as the root helper");
         let helper = Arc::clone(&self.helper);
         std::thread::spawn(move || helper.serve(&listener));
@@ -463,6 +467,7 @@ impl Helper {
         let mut argv: Vec<String> =
             ["ip", "netns", "exec", &self.space, &text(&etcd("etcd"))].map(str::to_owned).to_vec();
         argv.extend(args.split_whitespace().map(str::to_owned));
+        self.turn_the_page();
         *self.etcd.lock().unwrap_or_else(PoisonError::into_inner) = Some(spawn(&argv, &self.log));
         Ok(())
     }
@@ -474,10 +479,17 @@ impl Helper {
         drop(fs_err::remove_file(self.paths.etcd_socket()));
     }
 
+    /// What was said until now belongs to an earlier start.
+    fn turn_the_page(&self) {
+        let length = fs_err::metadata(&self.log).map_or(0, |log| log.len());
+        self.started_at.store(length, Ordering::SeqCst);
+    }
+
     fn last_words(&self) -> String {
-        let log = fs_err::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().rev().take(5).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        let log = fs_err::read(&self.log).unwrap_or_default();
+        let from = usize::try_from(self.started_at.load(Ordering::SeqCst)).expect("a log is shorter than that");
+        let said = String::from_utf8_lossy(log.get(from..).unwrap_or_default()).into_owned();
+        last_words::last_words(said.lines())
     }
 }
 
