@@ -3,29 +3,87 @@
 
 use crate::charter::Charter;
 use crate::etcd::ListedMember;
+use crate::name::Fqdn;
 use crate::state::RaftId;
 
 /// How long a learner may take to become a voter before its place is given up: 5 min, k3s's number.
 pub const LEARNER_PATIENCE_SECS: u64 = 300;
 
-/// Learners worth a try at promotion: members of the charter that have started. etcd itself judges whether one has caught up.
-pub fn promotable(members: &[ListedMember], charter: &Charter) -> Vec<RaftId> {
-    members
-        .iter()
-        .filter(|member| member.learner && !member.client_urls.is_empty() && of_charter(member, charter))
-        .map(|member| member.id)
-        .collect()
+/// The hash of a store's keys and values, all revisions up to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvHash {
+    /// Up to which revision.
+    pub revision: u64,
+    /// The hash.
+    pub hash: u32,
+    /// What was compacted away when it was taken, which is left out of it.
+    pub compact_revision: i64,
+}
+
+/// What a member answered when asked for its hash at a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerHash {
+    /// Its hash.
+    Hash(KvHash),
+    /// It has not applied that revision yet.
+    Behind,
+    /// It has compacted that revision away.
+    Compacted,
+}
+
+/// What comparing two stores led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Same keys, values and revisions.
+    Equal,
+    /// They differ: one of the two is damaged.
+    Differs,
+    /// Not there yet; the same hash of ours is good for another try.
+    Later,
+    /// The two left out different amounts of compacted history; ours has to be taken anew.
+    Anew,
+}
+
+/// Compares a learner's store with the leader's own. Two hashes say something about each other only at one revision and with the
+/// same compaction behind them; etcd's own check compares by the same rule.
+pub fn compare(own: &KvHash, theirs: &PeerHash) -> Verdict {
+    match theirs {
+        PeerHash::Behind => Verdict::Later,
+        PeerHash::Compacted => Verdict::Anew,
+        PeerHash::Hash(theirs) if theirs.revision != own.revision => Verdict::Anew,
+        PeerHash::Hash(theirs) if theirs.compact_revision != own.compact_revision => Verdict::Anew,
+        PeerHash::Hash(theirs) if theirs.hash == own.hash => Verdict::Equal,
+        PeerHash::Hash(_) => Verdict::Differs,
+    }
+}
+
+/// Learners worth a try at promotion: members of the charter that have started. Whether one holds what the leader holds is [`compare`]d,
+/// and etcd itself judges whether its log has caught up.
+pub fn promotable(members: &[ListedMember], charter: &Charter) -> Vec<(RaftId, Fqdn)> {
+    learners(members, charter).filter(|(member, _)| !member.client_urls.is_empty()).map(named).collect()
 }
 
 /// Learners of the charter that have been learners for too long. Only learners: they hold no vote, so nothing is lost.
-pub fn hopeless(members: &[ListedMember], charter: &Charter, learner_for: impl Fn(RaftId) -> u64) -> Vec<RaftId> {
-    members
-        .iter()
-        .filter(|member| {
-            member.learner && of_charter(member, charter) && learner_for(member.id) > LEARNER_PATIENCE_SECS
-        })
-        .map(|member| member.id)
-        .collect()
+pub fn hopeless(
+    members: &[ListedMember],
+    charter: &Charter,
+    learner_for: impl Fn(RaftId) -> u64,
+) -> Vec<(RaftId, Fqdn)> {
+    learners(members, charter).filter(|(member, _)| learner_for(member.id) > LEARNER_PATIENCE_SECS).map(named).collect()
+}
+
+fn learners<'a>(
+    members: &'a [ListedMember],
+    charter: &'a Charter,
+) -> impl Iterator<Item = (&'a ListedMember, &'a Fqdn)> {
+    members.iter().filter(|member| member.learner).filter_map(|member| {
+        let expected = charter.members.iter().find(|expected| member.peer_urls == [expected.fqdn.peer_url()])?;
+        Some((member, &expected.fqdn))
+    })
+}
+
+fn named((member, fqdn): (&ListedMember, &Fqdn)) -> (RaftId, Fqdn) {
+    (member.id, fqdn.clone())
 }
 
 /// The cluster is complete: exactly the charter's members, every one a voter that has started.
@@ -42,10 +100,6 @@ pub fn complete(members: &[ListedMember], charter: &Charter) -> bool {
                     && !member.client_urls.is_empty()
             })
         })
-}
-
-fn of_charter(member: &ListedMember, charter: &Charter) -> bool {
-    charter.members.iter().any(|expected| member.peer_urls == [expected.fqdn.peer_url()])
 }
 
 #[cfg(test)]
@@ -86,12 +140,28 @@ mod tests {
     }
 
     #[test]
+    fn compares_hashes_of_one_revision_and_one_compaction_only() {
+        let own = KvHash { revision: 11, hash: 7, compact_revision: 6 };
+        assert_eq!(compare(&own, &PeerHash::Hash(own)), Verdict::Equal);
+        assert_eq!(compare(&own, &PeerHash::Hash(KvHash { hash: 8, ..own })), Verdict::Differs);
+        // With the same hash by chance, too: nothing is concluded from what cannot be compared.
+        for hash in [7, 8] {
+            let theirs = KvHash { hash, compact_revision: -1, ..own };
+            assert_eq!(compare(&own, &PeerHash::Hash(theirs)), Verdict::Anew);
+            assert_eq!(compare(&own, &PeerHash::Hash(KvHash { hash, revision: 10, ..own })), Verdict::Anew);
+        }
+        assert_eq!(compare(&own, &PeerHash::Behind), Verdict::Later);
+        assert_eq!(compare(&own, &PeerHash::Compacted), Verdict::Anew);
+    }
+
+    #[test]
     fn only_started_learners_of_the_charter_are_promoted_and_only_learners_are_given_up() {
         let learner = |n| ListedMember { learner: true, ..voter(n) };
         let unstarted = ListedMember { client_urls: Vec::new(), ..learner(3) };
         let members = [voter(1), learner(2), unstarted, learner(4)];
-        assert_eq!(promotable(&members, &charter(3)), [RaftId(2)]);
-        assert_eq!(hopeless(&members, &charter(3), |_| LEARNER_PATIENCE_SECS + 1), [RaftId(2), RaftId(3)]);
+        assert_eq!(promotable(&members, &charter(3)), [(RaftId(2), name(2))]);
+        let stuck = [(RaftId(2), name(2)), (RaftId(3), name(3))];
+        assert_eq!(hopeless(&members, &charter(3), |_| LEARNER_PATIENCE_SECS + 1), stuck);
         assert_eq!(hopeless(&members, &charter(3), |_| LEARNER_PATIENCE_SECS), []);
     }
 }

@@ -12,6 +12,8 @@ use etcd_client::{
 };
 use tonic::transport::Endpoint;
 
+use crate::custody::KvHash;
+use crate::peer_hash;
 use crate::state::RaftId;
 
 /// How long one call may take. Local, but a linearizable read waits for a quorum, and a fresh leader for its first commit.
@@ -63,6 +65,8 @@ pub enum Created {
 #[derive(Clone)]
 pub struct Etcd {
     channel: tonic::transport::Channel,
+    /// For what takes etcd long.
+    patient: tonic::transport::Channel,
 }
 
 impl std::fmt::Debug for Etcd {
@@ -79,7 +83,8 @@ impl Etcd {
     pub fn at(socket: &Path) -> Result<Self> {
         let path = socket.to_str().with_context(|| format!("naming the socket `{}`", socket.display()))?;
         let endpoint = Endpoint::from_shared(format!("unix:{path}"))?.connect_timeout(CALL).timeout(CALL);
-        Ok(Self { channel: endpoint.connect_lazy() })
+        let patient = endpoint.clone().timeout(peer_hash::LIMIT);
+        Ok(Self { channel: endpoint.connect_lazy(), patient: patient.connect_lazy() })
     }
 
     async fn client(&self) -> Result<Client> {
@@ -111,6 +116,43 @@ impl Etcd {
         let answer = self.client().await?.get(key, None).await.with_context(|| format!("reading `{key}`"))?;
         let revision = answer.header().map_or(0, |header| header.revision());
         Ok((answer.kvs().first().map(|kv| kv.value().to_vec()), u64::try_from(revision).unwrap_or(0)))
+    }
+
+    /// As [`Self::read`], with the revision at which the value was written: 0 when there is none.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_versioned(&self, key: &str) -> Result<(Option<Vec<u8>>, i64)> {
+        let answer = self.client().await?.get(key, None).await.with_context(|| format!("reading `{key}`"))?;
+        let found = answer.kvs().first();
+        Ok((found.map(|kv| kv.value().to_vec()), found.map_or(0, etcd_client::KeyValue::mod_revision)))
+    }
+
+    /// Writes a key if it is still as [`Self::read_versioned`] found it; whether it was.
+    ///
+    /// # Errors
+    /// When there is no quorum.
+    pub async fn replace(&self, key: &str, mod_revision: i64, value: Vec<u8>) -> Result<bool> {
+        let txn = Txn::new()
+            .when([Compare::mod_revision(key, CompareOp::Equal, mod_revision)])
+            .and_then([TxnOp::put(key, value, None)]);
+        let done = self.client().await?.txn(txn).await.with_context(|| format!("replacing `{key}`"))?;
+        Ok(done.succeeded())
+    }
+
+    /// The hash of this member's own store, at the revision it has applied.
+    ///
+    /// # Errors
+    /// When etcd does not answer; it reads its whole store for the answer.
+    pub async fn hash(&self) -> Result<KvHash> {
+        let channel = Channel::Tonic(self.patient.clone());
+        let answer = Client::from_channel(channel, None).await?.hash_kv(0).await.context("hashing the store")?;
+        let revision = answer.header().context("etcd's answer has no header")?.revision();
+        Ok(KvHash {
+            revision: u64::try_from(revision)?,
+            hash: answer.hash(),
+            compact_revision: answer.compact_version(),
+        })
     }
 
     /// The member list, at least as fresh as this call.

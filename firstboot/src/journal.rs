@@ -52,8 +52,11 @@ pub const START_REFUSED: Event = Event { id: "84d3e2c1b0af4e9d8c7b6a5948372615",
 /// Something that a person should know but that changes nothing: an unexpected SRV record, an address outside the charter.
 pub const NOTICE: Event = Event { id: "41b7c0de92f5483ab6d1e8a7c3f4059b", level: Level::Warn };
 
+/// A learner's store is not the leader's: it was removed instead of promoted. Fields: `KILN_MEMBER`, `KILN_PEER`.
+pub const LEARNER_DIFFERS: Event = Event { id: "6d086e83bfd26296b2e79e1986d07406", level: Level::Error };
+
 /// All events, for the documentation and for the test that no id is used twice.
-pub const EVENTS: [Event; 15] = [
+pub const EVENTS: [Event; 16] = [
     STARTED,
     DISKS,
     DECIDED,
@@ -69,6 +72,7 @@ pub const EVENTS: [Event; 15] = [
     LEAF,
     START_REFUSED,
     NOTICE,
+    LEARNER_DIFFERS,
 ];
 
 static JOURNAL: OnceLock<Option<JournalLog>> = OnceLock::new();

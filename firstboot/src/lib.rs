@@ -13,7 +13,7 @@
 //! The edges of the root side: [`cli`], [`control`], [`disk`], [`durable`], [`explain`], [`format`], [`journal`], [`precheck`],
 //! [`seed_disk`], [`state_file`], [`system`].
 //!
-//! The edges of the agent: [`run`] (the loop), `progress`, `activation`, [`observe`], [`apply`], [`agent`] (port 2382), [`custodian`], [`etcd`], [`tls`],
+//! The edges of the agent: [`run`] (the loop), `progress`, `activation`, [`observe`], [`apply`], [`agent`] (port 2382), [`custodian`], [`peer_hash`], [`etcd`], [`tls`],
 //! [`leaf_file`], [`dns`], [`address`], [`clock`], [`control_client`], [`status_file`], and [`fault`], which only tests compile in.
 
 pub(crate) mod activation;
@@ -57,6 +57,7 @@ pub mod notice;
 pub mod observation;
 pub mod observe;
 pub mod paths;
+pub mod peer_hash;
 pub mod precheck;
 pub(crate) mod progress;
 pub mod raft_id;

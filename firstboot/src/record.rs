@@ -65,7 +65,7 @@ pub struct ActivationRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Audit {
-    /// `add-learner`, `remove-learner`, `promote`.
+    /// `add-learner`, `remove-learner`, `remove-differing-learner`, `promote`.
     pub act: String,
     /// Whose agent.
     pub by: Fqdn,

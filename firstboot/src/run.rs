@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use crate::activation::{admit, settle};
 use crate::agent::desk::{Desk, Seat, running};
+use crate::agent::reach::Reach;
 use crate::agent::server;
 use crate::apply::{Applied, Hands};
 use crate::back_off::BackOff;
@@ -138,6 +139,9 @@ impl Runner<'_> {
             trouble = format!("{e:#}");
         }
         let dns = observe::dns(self.paths, &self.image.cluster);
+        if let Some(tls) = &self.tls {
+            self.desk.equip(Reach { tls: tls.borrow().clone(), dns: dns.clone() });
+        }
         let mut decision = decide(&seen);
         if let Some(identity) = &identity {
             self.look_around(identity, &dns, &local, &mut seen, &mut decision).await;

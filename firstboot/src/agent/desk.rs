@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::agent::grantor;
+use crate::agent::reach::Reach;
 use crate::charter::Charter;
 use crate::digest::Id128;
 use crate::etcd::Etcd;
@@ -41,6 +42,7 @@ pub struct Desk {
     /// The node's etcd.
     pub etcd: Etcd,
     seat: Mutex<Option<Seat>>,
+    reach: Mutex<Option<Reach>>,
     /// One grant at a time in this agent; between agents the lock in etcd does the same.
     pub(crate) granting: tokio::sync::Mutex<()>,
 }
@@ -48,7 +50,7 @@ pub struct Desk {
 impl Desk {
     /// A desk nobody has written to yet.
     pub fn new(etcd: Etcd) -> Self {
-        Self { etcd, seat: Mutex::new(None), granting: tokio::sync::Mutex::new(()) }
+        Self { etcd, seat: Mutex::new(None), reach: Mutex::new(None), granting: tokio::sync::Mutex::new(()) }
     }
 
     /// Tells where the node stands. Called before an act that changes the answer, so that no caller hears of a blank volume that
@@ -60,6 +62,16 @@ impl Desk {
     /// Where the node stands.
     pub fn seat(&self) -> Option<Seat> {
         self.seat.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Hands it the way to the others, as of this round.
+    pub fn equip(&self, reach: Reach) {
+        *self.reach.lock().unwrap_or_else(PoisonError::into_inner) = Some(reach);
+    }
+
+    /// The way to the others; none before there is a certificate.
+    pub fn reach(&self) -> Option<Reach> {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The status right now: `Running` only when etcd answered just now.

@@ -4,4 +4,5 @@ pub mod client;
 pub mod desk;
 pub mod frame;
 pub mod grantor;
+pub mod reach;
 pub mod server;
