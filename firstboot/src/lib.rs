@@ -13,7 +13,7 @@
 //! The edges of the root side: [`cli`], [`control`], [`disk`], [`durable`], [`explain`], [`format`], [`journal`], [`precheck`],
 //! [`seed_disk`], [`state_file`], [`system`].
 //!
-//! The edges of the agent: [`run`] (the loop), `progress`, `activation`, [`observe`], [`apply`], [`agent`] (port 2382), [`custodian`], [`peer_hash`], [`etcd`], [`tls`],
+//! The edges of the agent: [`run`] (the loop), `progress`, `activation`, [`boots`], [`observe`], [`apply`], [`agent`] (port 2382), [`custodian`], [`peer_hash`], [`etcd`], [`tls`],
 //! [`leaf_file`], [`dns`], [`address`], [`clock`], [`control_client`], [`status_file`], and [`fault`], which only tests compile in.
 
 pub(crate) mod activation;
@@ -21,6 +21,7 @@ pub mod address;
 pub mod agent;
 pub mod apply;
 pub mod back_off;
+pub mod boots;
 pub mod cert_name;
 pub mod charter;
 pub mod cli;

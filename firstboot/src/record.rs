@@ -23,6 +23,11 @@ pub fn audit_key(now: i64, act: &str, subject: &Fqdn) -> String {
     format!("/kiln/audit/{now:012}-{act}-{subject}")
 }
 
+/// Where etcd remembers the boots of a member's volume.
+pub fn boot_key(fqdn: &Fqdn) -> String {
+    format!("/kiln/boots/{fqdn}")
+}
+
 /// Value of [`LINEAGE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,4 +78,16 @@ pub struct Audit {
     pub subject: Fqdn,
     /// With which raft id.
     pub member: RaftId,
+}
+
+/// Value of [`boot_key`]: the latest boot that etcd was told of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootRecord {
+    /// The volume.
+    pub instance: Id128,
+    /// How many boots it had counted.
+    pub boot_counter: u64,
+    /// The kernel's id of that boot.
+    pub boot_id: String,
 }

@@ -14,6 +14,7 @@ use crate::agent::reach::Reach;
 use crate::agent::server;
 use crate::apply::{Applied, Hands};
 use crate::back_off::BackOff;
+use crate::boots::Boots;
 use crate::charter::Charter;
 use crate::decide::decide;
 use crate::decision::Decision;
@@ -23,15 +24,14 @@ use crate::dns::Dns;
 use crate::etcd::Etcd;
 use crate::leaf::LeafRequest;
 use crate::leaf_file::ensure_leaf;
-use crate::message::{ControlRequest, Holds, Remembered};
+use crate::message::{ControlRequest, Holds};
 use crate::name::Fqdn;
 use crate::notice::{Noticed, notices};
-use crate::observation::{Observation, PeerAnswer, SeedView, StateView};
+use crate::observation::{Observation, SeedView, StateView};
 use crate::observe::{self, Image, Local};
 use crate::paths::{PEER_PORT, Paths};
 
 use crate::progress::{AT_ONCE, Progress, heard};
-use crate::refusal::Refusal;
 use crate::standing::{self, Standing};
 use crate::state::State;
 use crate::status_file::{self, StatusFile};
@@ -41,7 +41,7 @@ use crate::{clock, control_client, custodian, hosts, journal, seed};
 
 /// How often the leaf is looked at, and the highest clock seen is written down.
 const UPKEEP: Duration = Duration::from_secs(300);
-/// For how long after its start a member asks its peers whether they remember a later boot of its volume.
+/// For how long after its start a member asks its peers whether they remember a later boot of its volume. etcd is asked for ever.
 const ROLLBACK_WATCH: Duration = Duration::from_secs(120);
 
 /// Runs the agent. Returns only when it cannot begin.
@@ -55,6 +55,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         let image = Image::read(paths)?;
         let desk = Arc::new(Desk::new(Etcd::at(&paths.etcd_socket())?));
         tokio::spawn(custodian::tend(desk.clone()));
+        let boots = Boots::watch(desk.clone());
         let text = format!("firstboot {} in image {}", env!("CARGO_PKG_VERSION"), image.meta.key);
         let fields = [("KILN_IMAGE", image.meta.key.to_string()), ("KILN_BOOT", image.boot_id.clone())];
         journal::tell(&journal::STARTED, &text, &fields.each_ref().map(|(name, value)| (*name, value.as_str())));
@@ -65,9 +66,7 @@ pub fn run(paths: &Paths) -> Result<()> {
             tls: None,
             leaf_checked: None,
             local: None,
-            remembers: Vec::new(),
-            recorded_boot: None,
-            counted: false,
+            boots,
             hosts_kept: false,
             clients_open: false,
             etcd_seen_up: None,
@@ -90,10 +89,7 @@ struct Runner<'a> {
     tls: Option<watch::Sender<AgentTls>>,
     leaf_checked: Option<Instant>,
     local: Option<Local>,
-    remembers: Vec<Remembered>,
-    /// The highest boot of this node's own volume, another than this one, that anybody told of.
-    recorded_boot: Option<u64>,
-    counted: bool,
+    boots: Boots,
     hosts_kept: bool,
     clients_open: bool,
     etcd_seen_up: Option<Instant>,
@@ -124,8 +120,7 @@ impl Runner<'_> {
         };
         self.local = Some(local.clone());
         let mut seen = observe::assemble(self.paths, &self.image, &local);
-        self.count_boot(&mut seen);
-        seen.recorded_boot = self.recorded_boot;
+        self.boots.count(self.paths, &mut seen);
         let identity = identity(&seen);
         let mut trouble = String::new();
         if let Some(identity) = &identity
@@ -191,31 +186,9 @@ impl Runner<'_> {
         } else {
             return;
         }
-        self.remember(seen);
+        self.boots.remember(seen);
         *decision = decide(seen);
-        // Kept: in the next round etcd is stopped and nobody is asked again.
-        if let Decision::Halt(Refusal::RolledBack { remembered, .. }) = decision {
-            self.recorded_boot = self.recorded_boot.max(Some(*remembered));
-        }
-    }
-
-    /// Counts this boot on the volume, before anything is told or started.
-    fn count_boot(&mut self, seen: &mut Observation) {
-        let StateView::Read(state) = &mut seen.state else { return };
-        // Only a state that belongs here is written to.
-        let ours = matches!(&seen.data, DataFact::Mounted { label, .. } if label.instance == state.instance);
-        if self.counted || !ours {
-            return;
-        }
-        let mut next = state.clone();
-        next.boot_counter += 1;
-        match crate::state_file::write(self.paths, &next) {
-            Ok(()) => {
-                *state = next;
-                self.counted = true;
-            }
-            Err(e) => log::warn!("counting this boot: {e:#}"),
-        }
+        self.boots.heed(decision);
     }
 
     /// Has the members' addresses written down before etcd is started, and kept from then on.
@@ -338,28 +311,6 @@ impl Runner<'_> {
         Ok(applied)
     }
 
-    /// Keeps the highest boot counter heard of every volume.
-    fn remember(&mut self, seen: &Observation) {
-        for peer in &seen.peers {
-            let PeerAnswer::Answered(status) = &peer.answer else { continue };
-            let Some(instance) = status.instance else { continue };
-            match self.remembers.iter_mut().find(|known| known.instance == instance && known.fqdn == peer.fqdn) {
-                // The first boot that told a count is kept: a second one with the same count is another copy of the volume.
-                Some(known) if known.boot_counter >= status.boot_counter => {}
-                Some(known) => {
-                    known.boot_counter = status.boot_counter;
-                    known.boot_id.clone_from(&status.boot_id);
-                }
-                None => self.remembers.push(Remembered {
-                    fqdn: peer.fqdn.clone(),
-                    instance,
-                    boot_counter: status.boot_counter,
-                    boot_id: status.boot_id.clone(),
-                }),
-            }
-        }
-    }
-
     /// Tells callers of the agent where the node stands.
     fn publish(&self, seen: &Observation, decision: &Decision, identity: Option<&Identity>) {
         let Some(identity) = identity else { return };
@@ -372,7 +323,7 @@ impl Runner<'_> {
             decision,
             boot_id: &self.image.boot_id,
             image_key: self.image.meta.key,
-            remembers: &self.remembers,
+            remembers: self.boots.remembers(),
             waiting_for: self.progress.text(),
             waiting_since: self.progress.since(),
         };

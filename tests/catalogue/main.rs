@@ -3,6 +3,7 @@
 
 mod adversary;
 mod clock;
+mod custodian;
 mod cut;
 mod disk;
 mod dns;

@@ -1,0 +1,191 @@
+//! Whether this volume went back in time or runs twice: its boots, as counted on it, told to others, and remembered by them and in etcd.
+//!
+//! Each boot counts itself on the volume, synced, before anything is told or started. So whoever remembers the same count of another
+//! boot, or a higher one, has spoken with a later or a second life of this volume. What was heard once is kept for as long as the agent
+//! runs: etcd is stopped on it, and then nobody can be asked again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::agent::desk::{Desk, Seat};
+use crate::decision::Decision;
+use crate::disk_fact::DataFact;
+use crate::etcd::Etcd;
+use crate::message::Remembered;
+use crate::name::Fqdn;
+use crate::observation::{Observation, PeerAnswer, StateView};
+use crate::paths::Paths;
+use crate::record::{BootRecord, boot_key};
+use crate::refusal::Refusal;
+use crate::state_file;
+
+/// Between two tries to reach an etcd that reads linearizably; there is no last one.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Between two looks once this boot is written down: a copy of the volume that boots elsewhere writes itself down too.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// What etcd's record says about this boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Testimony {
+    /// A later or a second life of this volume wrote this count.
+    Later(u64),
+    /// This boot is not written down yet.
+    New,
+    /// It is.
+    Known,
+}
+
+/// Compares the record with this boot.
+pub fn testimony(recorded: Option<&BootRecord>, own: &BootRecord) -> Testimony {
+    match recorded {
+        // The volume before this one; it was wiped.
+        Some(recorded) if recorded.instance != own.instance => Testimony::New,
+        Some(recorded) if recorded == own => Testimony::Known,
+        Some(recorded) if recorded.boot_counter >= own.boot_counter => Testimony::Later(recorded.boot_counter),
+        Some(_) | None => Testimony::New,
+    }
+}
+
+/// What this agent knows of boots: its own, and those of others, for whom it is a witness.
+#[derive(Debug)]
+pub(crate) struct Boots {
+    counted: bool,
+    /// The highest boot of each other volume that was heard of.
+    remembers: Vec<Remembered>,
+    /// The highest boot of this volume, another than this one, that a peer told of.
+    told: Option<u64>,
+    /// The same, by etcd.
+    recorded: watch::Receiver<Option<u64>>,
+}
+
+impl Boots {
+    /// Nothing was heard yet; starts to ask etcd, for ever.
+    pub(crate) fn watch(desk: Arc<Desk>) -> Self {
+        let (sender, recorded) = watch::channel(None);
+        tokio::spawn(tend(desk, sender));
+        Self { counted: false, remembers: Vec::new(), told: None, recorded }
+    }
+
+    /// What is remembered of others, to tell them.
+    pub(crate) fn remembers(&self) -> &[Remembered] {
+        &self.remembers
+    }
+
+    /// Counts this boot on the volume, before anything is told or started, and puts what was heard of others into `seen`.
+    pub(crate) fn count(&mut self, paths: &Paths, seen: &mut Observation) {
+        seen.recorded_boot = self.told.max(*self.recorded.borrow());
+        let StateView::Read(state) = &mut seen.state else { return };
+        // Only a state that belongs here is written to.
+        let ours = matches!(&seen.data, DataFact::Mounted { label, .. } if label.instance == state.instance);
+        if self.counted || !ours {
+            return;
+        }
+        let mut next = state.clone();
+        next.boot_counter += 1;
+        match state_file::write(paths, &next) {
+            Ok(()) => {
+                *state = next;
+                self.counted = true;
+            }
+            Err(e) => log::warn!("counting this boot: {e:#}"),
+        }
+    }
+
+    /// Keeps what the peers in `seen` say of their boots.
+    pub(crate) fn remember(&mut self, seen: &Observation) {
+        for peer in &seen.peers {
+            let PeerAnswer::Answered(status) = &peer.answer else { continue };
+            let Some(instance) = status.instance else { continue };
+            match self.remembers.iter_mut().find(|known| known.instance == instance && known.fqdn == peer.fqdn) {
+                // The first boot that told a count is kept: a second one with the same count is another copy of the volume.
+                Some(known) if known.boot_counter >= status.boot_counter => {}
+                Some(known) => {
+                    known.boot_counter = status.boot_counter;
+                    known.boot_id.clone_from(&status.boot_id);
+                }
+                None => self.remembers.push(Remembered {
+                    fqdn: peer.fqdn.clone(),
+                    instance,
+                    boot_counter: status.boot_counter,
+                    boot_id: status.boot_id.clone(),
+                }),
+            }
+        }
+    }
+
+    /// Keeps the testimony that led to `decision`, if one did.
+    pub(crate) fn heed(&mut self, decision: &Decision) {
+        if let Decision::Halt(Refusal::RolledBack { remembered, .. }) = decision {
+            self.told = self.told.max(Some(*remembered));
+        }
+    }
+}
+
+/// Reads etcd's record of this volume as soon as that is possible, and writes this boot down.
+async fn tend(desk: Arc<Desk>, told: watch::Sender<Option<u64>>) {
+    loop {
+        let mut pause = AGAIN;
+        if let Some((seat, own)) = desk.seat().and_then(|seat| own(&seat).map(|own| (seat, own))) {
+            match ask(&desk.etcd, &seat.own, &own).await {
+                Ok(Testimony::Later(count)) => {
+                    told.send_if_modified(|told| {
+                        let more = Some(count) > *told;
+                        *told = (*told).max(Some(count));
+                        more
+                    });
+                }
+                Ok(Testimony::Known) => pause = SETTLED,
+                // Written by nobody, or not by us: looked at again.
+                Ok(Testimony::New) => {}
+                Err(e) => log::debug!("asking etcd for the boots of this volume: {e:#}"),
+            }
+        }
+        sleep(pause).await;
+    }
+}
+
+/// This boot; none while the volume is not a member's.
+fn own(seat: &Seat) -> Option<BootRecord> {
+    seat.lineage?;
+    let boot_counter = Some(seat.status.boot_counter).filter(|counter| *counter > 0)?;
+    Some(BootRecord { instance: seat.instance?, boot_counter, boot_id: seat.status.boot_id.clone() })
+}
+
+async fn ask(etcd: &Etcd, fqdn: &Fqdn, own: &BootRecord) -> Result<Testimony> {
+    let key = boot_key(fqdn);
+    let (value, revision) = etcd.read_versioned(&key).await?;
+    let recorded: Option<BootRecord> = match value {
+        Some(value) => Some(serde_json::from_slice(&value).with_context(|| format!("understanding `{key}`"))?),
+        None => None,
+    };
+    let testimony = testimony(recorded.as_ref(), own);
+    let written = testimony == Testimony::New && etcd.replace(&key, revision, serde_json::to_vec(own)?).await?;
+    Ok(if written { Testimony::Known } else { testimony })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Id128;
+
+    fn record(instance: u8, boot_counter: u64, boot: &str) -> BootRecord {
+        BootRecord { instance: Id128([instance; 16]), boot_counter, boot_id: boot.into() }
+    }
+
+    #[test]
+    fn c17_knows_a_later_and_a_second_life_from_an_earlier_one() {
+        let own = record(1, 7, "this");
+        let says = |recorded: BootRecord| testimony(Some(&recorded), &own);
+        assert_eq!(testimony(None, &own), Testimony::New);
+        assert_eq!(says(own.clone()), Testimony::Known);
+        assert_eq!(says(record(1, 6, "before")), Testimony::New);
+        assert_eq!(says(record(1, 6, "this")), Testimony::New, "the agent was restarted within one boot");
+        assert_eq!(says(record(1, 8, "later")), Testimony::Later(8), "rolled back by several boots");
+        assert_eq!(says(record(1, 7, "other")), Testimony::Later(7), "rolled back by one boot, or a clone");
+        assert_eq!(says(record(2, 9, "other")), Testimony::New, "the volume was wiped since");
+    }
+}
