@@ -8,7 +8,7 @@
 use crate::charter::Charter;
 use crate::decision::Decision;
 use crate::digest::Id128;
-use crate::disk_fact::{DataFact, RootFact, WalFact};
+use crate::disk_fact::{DataFact, LEAST_FREE_MIB, RootFact, WalFact};
 use crate::identity;
 use crate::message::{Holds, NodeStatus};
 use crate::name::Fqdn;
@@ -247,13 +247,28 @@ fn founding_ids(header: &SeedHeader, charter: &Charter, lineage: Id128) -> (Raft
     (member, raft_id::raft_cluster_id(&[member]))
 }
 
-/// The DNS part of row 1, then `then`.
+/// Row 2, for nodes that would start on an empty log: the log must fit. A full member restarts all the same as far as it can; and an
+/// etcd that is just making its log takes up the room itself.
+fn room(seen: &Observation) -> Result<(), Refusal> {
+    match (&seen.data, &seen.etcd) {
+        (DataFact::Mounted { free_mib, .. }, EtcdProcess::Down) if *free_mib < LEAST_FREE_MIB => {
+            Err(Refusal::DataFull { free_mib: *free_mib })
+        }
+        (
+            DataFact::Mounted { .. } | DataFact::Absent(_) | DataFact::Unusable(_) | DataFact::ReadOnly(_),
+            EtcdProcess::Up | EtcdProcess::Down,
+        ) => Ok(()),
+    }
+}
+
+/// The room that row 2 wants, the DNS part of row 1, then `then`.
 fn named(
     seen: &Observation,
     charter: &Charter,
     header: &SeedHeader,
     then: impl FnOnce() -> Result<Decision, Refusal>,
 ) -> Result<Decision, Refusal> {
+    room(seen)?;
     match identity::confirm(&seen.own, charter, &header.fqdn)? {
         Ok(_) => then(),
         Err(reason) => Ok(Decision::Wait(reason)),

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::state::RaftId;
 use crate::volume::VolumeLabel;
 
+/// Least free space on the data volume for a start of etcd, in MiB. One log file is preallocated with 64 MiB; below that it dies while
+/// it opens its log, which reads like corruption.
+pub const LEAST_FREE_MIB: u64 = 80;
+
 /// `/run/kiln/disk.json`, and the answer to the control verb `observe`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

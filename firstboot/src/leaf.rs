@@ -13,6 +13,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::cert_name::member_of;
 use crate::charter::Charter;
 use crate::name::Fqdn;
+use crate::wait::{minute, utc};
 
 /// How long a leaf lives: 7 days. A stolen leaf is worth little; a node that cannot renew has days, not hours, to be mended.
 pub const LIFETIME_SECS: i64 = 7 * 24 * 3600;
@@ -23,7 +24,11 @@ pub const BACKDATE_SECS: i64 = 3600;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeafError {
     /// The clock stands before a time that has certainly passed.
-    #[error("the clock says {now}, which is before {floor}, a time that has certainly passed")]
+    #[error(
+        "the clock says {}, which is before {}, a time that has passed\nhint: see to NTP or the host's clock",
+        minute(*now),
+        utc(*floor)
+    )]
     ClockBehind {
         /// Unix seconds.
         now: i64,
@@ -31,7 +36,11 @@ pub enum LeafError {
         floor: i64,
     },
     /// The issuer has expired.
-    #[error("the node's issuer expired at {not_after}, the clock says {now}\nhint: mint a new seed with `kiln pki`")]
+    #[error(
+        "the node's issuer expired at {}, the clock says {}\nhint: if that clock is right, mint a new seed with `kiln pki`; if not, see to NTP or the host's clock",
+        utc(*not_after),
+        minute(*now)
+    )]
     IssuerExpired {
         /// Unix seconds.
         now: i64,
@@ -111,6 +120,8 @@ pub enum LeafWorth {
     Fresh,
     /// It serves still, but should be renewed.
     Aging,
+    /// It would serve, but begins later than this clock: the clock is behind, or was ahead when it was minted.
+    Early,
     /// It does not serve: other names, issuer or key, expired, or unreadable.
     Worthless,
 }
@@ -127,10 +138,37 @@ pub fn worth(chain: &str, key: &KeyPair, request: &LeafRequest<'_>, charter: &Ch
             .all(|address| member_of(leaf, *address, charter).is_ok_and(|name| name == *request.fqdn))
         && public_key(leaf).is_some_and(|found| found == key.public_key_raw());
     let Ok((begins, ends)) = validity(leaf) else { return LeafWorth::Worthless };
-    if !ours || request.now < begins || request.now >= ends {
+    if !ours || request.now >= ends {
         return LeafWorth::Worthless;
     }
+    if request.now < begins {
+        return LeafWorth::Early;
+    }
     if request.now - begins > (ends - begins) / 2 { LeafWorth::Aging } else { LeafWorth::Fresh }
+}
+
+/// First and last second of a certificate's life.
+///
+/// # Errors
+/// When it is none.
+pub fn life(pem: &str) -> Result<(i64, i64), String> {
+    validity(&first_cert(pem)?)
+}
+
+/// A sentence about an issuer in the second half of its life, another one in its last quarter and in its last tenth: so that an
+/// operator hears of it long before nothing can be renewed any more.
+pub fn issuer_notice((begins, ends): (i64, i64), now: i64) -> Option<String> {
+    let (left, life) = (ends - now, (ends - begins).max(1));
+    let percent = [10, 25, 50].into_iter().find(|percent| left * 100 <= life * percent)?;
+    Some(if left > 0 {
+        format!(
+            "this node's issuer ends at {}, in {} days: at most {percent} % of its life is left. Without it this node's certificate cannot be renewed; mint new seeds in time",
+            utc(ends),
+            left / (24 * 3600)
+        )
+    } else {
+        format!("this node's issuer has ended at {}: its certificate cannot be renewed", utc(ends))
+    })
 }
 
 fn public_key(cert: &[u8]) -> Option<Vec<u8>> {

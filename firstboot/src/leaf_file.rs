@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::charter::Charter;
 use crate::durable;
-use crate::leaf::{LeafRequest, LeafWorth, worth};
+use crate::leaf::{LeafError, LeafRequest, LeafWorth, worth};
 use crate::paths::Paths;
 use crate::seed;
 
@@ -22,12 +22,15 @@ pub struct LeafFiles {
     pub key: Zeroizing<String>,
     /// A new one was minted just now.
     pub minted: bool,
+    /// Why the one on disk, which should be replaced, is not.
+    pub doubt: Option<LeafError>,
 }
 
 /// Sees to it that a leaf that serves is on disk, and the roots beside it, and reads them.
 ///
 /// Mints when there is none that serves, and renews when it is past half its life. A renewal that is impossible (clock
-/// behind, issuer expired) leaves a leaf that still serves in place. The key stays the same across renewals: etcd reads
+/// behind, issuer expired) leaves a leaf that still serves in place, and one that a clock which is behind calls too early: a member must
+/// restart even while its clock is wrong. The key stays the same across renewals: etcd reads
 /// certificate and key separately on every handshake, and so never sees a pair that does not match.
 ///
 /// # Errors
@@ -58,17 +61,20 @@ pub fn ensure_leaf(paths: &Paths, charter: &Charter, request: &LeafRequest<'_>) 
     };
     let standing = present.as_deref().map_or(LeafWorth::Worthless, |chain| worth(chain, &key, request, charter));
     if let (LeafWorth::Fresh, Some(chain)) = (standing, &present) {
-        return Ok(LeafFiles { chain: chain.clone(), key: key_pem, minted: false });
+        return Ok(LeafFiles { chain: chain.clone(), key: key_pem, minted: false, doubt: None });
     }
     let issuer_key = Zeroizing::new(fs_err::read_to_string(paths.seed_dir().join(seed::ISSUER_KEY))?);
     match (request.mint(&issuer_key, &key), standing, present) {
         (Ok(chain), _, _) => {
             replace(&paths.leaf_cert(), chain.as_bytes())?;
-            Ok(LeafFiles { chain, key: key_pem, minted: true })
+            Ok(LeafFiles { chain, key: key_pem, minted: true, doubt: None })
         }
         (Err(e), LeafWorth::Aging, Some(chain)) => {
             log::warn!("the node's certificate cannot be renewed yet: {e}");
-            Ok(LeafFiles { chain, key: key_pem, minted: false })
+            Ok(LeafFiles { chain, key: key_pem, minted: false, doubt: Some(e) })
+        }
+        (Err(e @ LeafError::ClockBehind { .. }), LeafWorth::Early, Some(chain)) => {
+            Ok(LeafFiles { chain, key: key_pem, minted: false, doubt: Some(e) })
         }
         (Err(e), _, _) => bail!("minting the node's certificate: {e}"),
     }

@@ -9,10 +9,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::digest::Id128;
 use crate::disk;
-use crate::disk_fact::{DataFact, DiskFacts, WalFact};
+use crate::disk_fact::{DataFact, DiskFacts, LEAST_FREE_MIB, WalFact};
 use crate::durable;
 use crate::fault::{Point, cut};
 use crate::journal;
@@ -21,10 +24,6 @@ use crate::paths::Paths;
 use crate::raft_id;
 use crate::state::{Phase, RaftId, State};
 use crate::state_file;
-
-/// Least free space on the data volume for a start, in MiB. One log file of etcd is preallocated with 64 MiB; below that it dies
-/// while it opens its log, which reads like corruption.
-pub const LEAST_FREE_MIB: u64 = 80;
 
 /// Allows this start of etcd, or says why not.
 ///
@@ -128,13 +127,26 @@ pub(crate) fn founding_ids(state: &State, lineage: Id128) -> (RaftId, RaftId) {
 /// The leaf must be there with its issuer behind it: without the intermediate every peer refuses it, one by one and in its own log.
 fn leaf_is_whole(paths: &Paths) -> anyhow::Result<()> {
     let pem = fs_err::read_to_string(paths.leaf_cert()).context("reading the leaf certificate")?;
-    let certificates = pem.matches("-----BEGIN CERTIFICATE-----").count();
-    ensure!(
-        certificates >= 2,
-        "`{}` has {certificates} certificates, expected the leaf and its issuer",
-        paths.leaf_cert().display()
-    );
+    chain_is_whole(&pem).with_context(|| format!("reading `{}`", paths.leaf_cert().display()))?;
     fs_err::metadata(paths.leaf_key()).context("looking for the leaf's key")?;
+    Ok(())
+}
+
+/// A leaf, and behind it the issuer that it names.
+fn chain_is_whole(pem: &str) -> anyhow::Result<()> {
+    let certificates: Vec<CertificateDer<'_>> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>()?;
+    let [leaf, issuer] = &certificates[..] else {
+        bail!("it has {} certificates, expected the leaf and its issuer", certificates.len())
+    };
+    let (_, leaf) = X509Certificate::from_der(leaf)?;
+    let (_, issuer) = X509Certificate::from_der(issuer)?;
+    ensure!(
+        leaf.issuer() == issuer.subject() && issuer.is_ca(),
+        "behind the leaf of `{}` is `{}`, which is not its issuer",
+        leaf.issuer(),
+        issuer.subject()
+    );
     Ok(())
 }
 
@@ -172,8 +184,10 @@ pub fn permit(paths: &Paths, member: RaftId) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::leaf::LeafRequest;
     use crate::observation::Observation;
-    use crate::sample::{FOUNDER_IDS, LINEAGE, assigned, member, observation};
+    use crate::sample::{FOUNDER_IDS, LINEAGE, NOW, address, assigned, fqdn, member, observation};
+    use crate::sample_authority::Signer;
 
     fn verdict(seen: &mut Observation) -> Result<Start, String> {
         let facts = DiskFacts {
@@ -226,6 +240,22 @@ mod tests {
             with(&|s| s.state_mut().position = Phase::Evicted { lineage: LINEAGE, member: RaftId(0xa) })
                 .contains("removed")
         );
+    }
+
+    #[test]
+    fn b15_etcd_does_not_start_without_the_issuer_behind_its_leaf() {
+        let issuer = Signer::root("peers").issuer(1, NOW - 1000, NOW + 1000);
+        let other = Signer::root("peers").issuer(2, NOW - 1000, NOW + 1000);
+        let (own, addresses) = (fqdn(1), [address(1)]);
+        let request = LeafRequest { fqdn: &own, addresses: &addresses, issuer_cert: &issuer.cert, now: NOW, floor: 0 };
+        let chain = request.mint(&issuer.key.serialize_pem(), &rcgen::KeyPair::generate().unwrap()).unwrap();
+        assert!(chain_is_whole(&chain).is_ok());
+        let leaf = chain.split_inclusive("-----END CERTIFICATE-----").next().unwrap();
+        let why = |pem: &str| chain_is_whole(pem).unwrap_err().to_string();
+        assert_eq!(why(leaf), "it has 1 certificates, expected the leaf and its issuer");
+        assert_eq!(why(""), "it has 0 certificates, expected the leaf and its issuer");
+        assert!(why(&format!("{leaf}\n{leaf}")).contains("which is not its issuer"));
+        assert!(why(&format!("{leaf}\n{}", other.cert)).contains("which is not its issuer"));
     }
 
     #[test]

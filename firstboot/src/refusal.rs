@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::Explanation;
 use crate::digest::Id128;
+use crate::disk_fact::LEAST_FREE_MIB;
 use crate::name::Fqdn;
 use crate::state::RaftId;
 use crate::version::EtcdVersion;
@@ -56,6 +57,11 @@ pub enum Refusal {
     DataUnusable(String),
     /// Row 2: the data volume is read-only.
     DataReadOnly(String),
+    /// Row 2: etcd would start from an empty log on a volume that has no room for one.
+    DataFull {
+        /// Free MiB.
+        free_mib: u64,
+    },
     /// Row 2: volume or state belong to another node, cluster or environment.
     VolumeForeign {
         /// `volume.json` or `state.json`.
@@ -136,6 +142,7 @@ impl Refusal {
             | Self::DataAbsent(_)
             | Self::DataUnusable(_)
             | Self::DataReadOnly(_)
+            | Self::DataFull { .. }
             | Self::VolumeForeign { .. }
             | Self::GenerationStale { .. }
             | Self::StateUnreadable(_)
@@ -208,6 +215,11 @@ impl Refusal {
                 format!("the data volume is read-only: {why}"),
                 "etcd needs a volume that can be written",
                 "mend the disk below it (see the kernel's messages on the console) and restart the node".into(),
+            ),
+            Self::DataFull { free_mib } => (
+                format!("the data volume has {free_mib} MiB free, etcd needs {LEAST_FREE_MIB} to start"),
+                "nobody takes a place in a cluster that it could not fill",
+                "make the data disk larger, or free what does not belong on it".into(),
             ),
             Self::VolumeForeign { file, field, found, expected } => (
                 format!("the data volume's `{file}` has {field} `{found}`, the seed says `{expected}`"),

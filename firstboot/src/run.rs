@@ -21,9 +21,9 @@ use crate::decision::Decision;
 use crate::digest::Id128;
 use crate::disk_fact::DataFact;
 use crate::dns::Dns;
+use crate::endings::{self, Endings};
 use crate::etcd::Etcd;
-use crate::leaf::LeafRequest;
-use crate::leaf_file::ensure_leaf;
+use crate::leaf_keeper::LeafKeeper;
 use crate::message::{ControlRequest, Holds};
 use crate::name::Fqdn;
 use crate::notice::{Noticed, notices};
@@ -39,8 +39,6 @@ use crate::tls::{AgentTls, TlsParts};
 use crate::wait::{WaitReason, utc};
 use crate::{clock, control_client, custodian, hosts, journal, seed};
 
-/// How often the leaf is looked at, and the highest clock seen is written down.
-const UPKEEP: Duration = Duration::from_secs(300);
 /// For how long after its start a member asks its peers whether they remember a later boot of its volume. etcd is asked for ever.
 const ROLLBACK_WATCH: Duration = Duration::from_secs(120);
 
@@ -64,7 +62,8 @@ pub fn run(paths: &Paths) -> Result<()> {
             image,
             desk,
             tls: None,
-            leaf_checked: None,
+            leaf: LeafKeeper::default(),
+            endings: Endings::default(),
             local: None,
             boots,
             hosts_kept: false,
@@ -87,7 +86,9 @@ struct Runner<'a> {
     image: Image,
     desk: Arc<Desk>,
     tls: Option<watch::Sender<AgentTls>>,
-    leaf_checked: Option<Instant>,
+    leaf: LeafKeeper,
+    /// How etcd has ended lately.
+    endings: Endings,
     local: Option<Local>,
     boots: Boots,
     hosts_kept: bool,
@@ -124,7 +125,7 @@ impl Runner<'_> {
         let identity = identity(&seen);
         let mut trouble = String::new();
         if let Some(identity) = &identity
-            && let Err(e) = self.keep_leaf(identity, &seen).await
+            && let Err(e) = self.keep_leaf(identity, &mut seen).await
         {
             trouble = format!("{e:#}");
         }
@@ -204,31 +205,12 @@ impl Runner<'_> {
     }
 
     /// Keeps a leaf that serves on disk, and the agent's server with it.
-    async fn keep_leaf(&mut self, identity: &Identity, seen: &Observation) -> Result<()> {
-        let now = clock::monotonic();
-        if self.tls.is_some() && self.leaf_checked.is_some_and(|checked| now.duration_since(checked) < UPKEEP) {
-            return Ok(());
-        }
+    async fn keep_leaf(&mut self, identity: &Identity, seen: &mut Observation) -> Result<()> {
         if !matches!(seen.data, DataFact::Mounted { .. }) {
             return Ok(());
         }
         let charter = &identity.charter;
-        let member = charter.member(&identity.own).context("the charter does not name this node")?;
-        let issuer_cert = read_seed_text(self.paths, seed::ISSUER_CERT)?;
-        let floor =
-            charter.not_before.max(seen.image.source_date_epoch).max(state(seen).map_or(0, |s| s.max_seen_time));
-        let request = LeafRequest {
-            fqdn: &identity.own,
-            addresses: &member.addresses,
-            issuer_cert: &issuer_cert,
-            now: clock::now(),
-            floor,
-        };
-        let files = ensure_leaf(self.paths, charter, &request)?;
-        if files.minted {
-            journal::tell(&journal::LEAF, &format!("minted a certificate for {}", identity.own), &[]);
-        }
-        self.leaf_checked = Some(now);
+        let Some(files) = self.leaf.look(self.paths, charter, &identity.own, seen)? else { return Ok(()) };
         if self.tls.is_some() && !files.minted {
             return Ok(());
         }
@@ -275,7 +257,19 @@ impl Runner<'_> {
         if matches!(decision, Decision::Restart { .. }) {
             self.clients_open = admit(&mut hands, &self.desk, self.clients_open).await?;
             if settle(&mut hands, &self.desk).await? {
+                self.endings.stopped();
                 return Ok(Applied::Changed);
+            }
+            let now = clock::monotonic();
+            if local.etcd.is_up() {
+                self.endings.up(now);
+            } else if let Some(count) = self.endings.down(now) {
+                let (words, count) = (local.etcd.last_words.trim(), count.to_string());
+                let fields = [("KILN_LAST_WORDS", words), ("KILN_COUNT", &count)];
+                journal::record(&journal::ETCD_FAILED, &format!("etcd has ended by itself: {words}"), &fields);
+            }
+            if let Some(count) = self.endings.holds(now) {
+                return Ok(Applied::PutOff(endings::explain(count, &local.etcd.last_words)));
             }
         }
         // Every start of etcd needs its certificate; without one it would only fail.
@@ -298,6 +292,9 @@ impl Runner<'_> {
             )));
         }
         let applied = hands.apply(decision).await?;
+        if matches!(decision, Decision::Restart { .. }) && !local.etcd.is_up() {
+            self.endings.started(clock::monotonic());
+        }
         if matches!(decision, Decision::DropAssignment { .. }) {
             // Without randomness nodes that fail together ask together, no worse.
             let draw = Id128::random().map_or(u8::MAX, |drawn| drawn.0[0]);

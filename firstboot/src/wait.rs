@@ -268,7 +268,7 @@ impl WaitReason {
                 format!("if this lasts, see what {founder} waits for"),
             ),
             Self::ClockBehind { now, floor } => (
-                format!("the clock says {}, which is before {}", utc(*now), utc(*floor)),
+                format!("the clock says {}, which is before {}", minute(*now), utc(*floor)),
                 "nothing is formed by a clock that is certainly wrong",
                 "see to NTP or the host's clock".into(),
             ),
@@ -276,7 +276,7 @@ impl WaitReason {
                 format!(
                     "every member is blank, but the charter's window closed at {}; it is {}",
                     utc(*form_until),
-                    utc(*now)
+                    minute(*now)
                 ),
                 "after the window no empty cluster takes the place of one that may have been lost",
                 format!(
@@ -344,6 +344,11 @@ pub(crate) fn way_out(fqdn: &Fqdn) -> String {
 
 fn list(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// As [`utc`], to the minute: what is told again and again must not be another sentence every second.
+pub(crate) fn minute(seconds: i64) -> String {
+    utc(seconds - seconds.rem_euclid(60))
 }
 
 /// Unix seconds as `2026-11-22 15:00:00 UTC`.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use rustls::CertificateError;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -46,8 +47,27 @@ async fn exchange(tls: &AgentTls, fqdn: &Fqdn, address: IpAddr, ask: &Ask) -> Re
     let stream = connecting.await.map_err(|_| anyhow!("no connection within {} ms", CONNECT.as_millis()))??;
     stream.set_nodelay(true)?;
     let name = ServerName::try_from(fqdn.as_str().to_owned()).context("naming the server")?;
-    let mut stream = tls.connector.connect(name, stream).await.context("authenticating it")?;
+    let mut stream = tls.connector.connect(name, stream).await.map_err(plain).context("authenticating it")?;
     tls.expect_peer(stream.get_ref().1.peer_certificates(), address, fqdn)?;
     frame::write(&mut stream, &AgentRequest { protocol: PROTOCOL, ask: ask.clone() }).await?;
     frame::read(&mut stream).await
+}
+
+/// TLS tells a certificate's time by the second, and would tell another sentence every second.
+fn plain(error: std::io::Error) -> anyhow::Error {
+    let certificate = match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(certificate)) => certificate,
+        Some(_) | None => return error.into(),
+    };
+    match certificate {
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            anyhow!("its certificate is not valid yet by this node's clock; one of the two clocks is wrong, or was")
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            anyhow!(
+                "its certificate has expired by this node's clock; it could not be renewed, or one of the two clocks is wrong"
+            )
+        }
+        _ => error.into(),
+    }
 }

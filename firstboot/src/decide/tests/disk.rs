@@ -1,6 +1,7 @@
 //! The volume, its state and its log: rows 2 to 10, and section C of the catalogue.
 
 use super::*;
+use crate::disk_fact::LEAST_FREE_MIB;
 
 #[test]
 fn row_2_never_takes_a_bad_disk_for_a_blank_one() {
@@ -162,4 +163,25 @@ fn rows_9_and_10_start_a_fresh_id_once() {
     assert_eq!(decide(&spent), Decision::DropAssignment { member: RaftId(0xa) });
     spent.etcd = EtcdProcess::Up;
     assert_eq!(decide(&spent), Decision::Wait(WaitReason::EtcdStarting { member: RaftId(0xa) }));
+}
+
+/// C5: a blank node whose disk has no room for a log asks nobody for a place; a member restarts, and an etcd that is making its log goes on.
+#[test]
+fn c05_no_place_is_asked_for_or_formed_without_room_for_a_log() {
+    let full = |seen: &mut Observation| {
+        if let DataFact::Mounted { free_mib, .. } = &mut seen.data {
+            *free_mib = LEAST_FREE_MIB - 1;
+        }
+    };
+    assert!(matches!(halts_in_row(2, full), Refusal::DataFull { free_mib: 79 }));
+    for phase in [assigned(false), Phase::Founding { lineage: LINEAGE }] {
+        let mut seen = observation(1, 3).in_phase(phase);
+        full(&mut seen);
+        assert!(matches!(decide(&seen), Decision::Halt(Refusal::DataFull { .. })));
+        seen.etcd = EtcdProcess::Up;
+        assert!(!matches!(decide(&seen), Decision::Halt(_)), "the log that is being made takes the room");
+    }
+    let mut member = observation(2, 3).in_phase(member()).with_wal((RaftId(0xa), RaftId(0xc)));
+    full(&mut member);
+    assert!(matches!(decide(&member), Decision::Restart { .. }));
 }
