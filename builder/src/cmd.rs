@@ -8,6 +8,7 @@ pub mod lock;
 pub mod pki;
 pub mod plan;
 pub mod store;
+pub mod verify;
 
 use crate::cli::Places;
 
@@ -22,6 +23,8 @@ pub enum Command {
     Build(build::BuildArgs),
     #[expect(missing_docs, reason = "as above")]
     Explain(explain::ExplainArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Verify(verify::VerifyArgs),
     #[expect(missing_docs, reason = "as above")]
     Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "as above")]
@@ -43,6 +46,7 @@ impl Command {
             Self::Plan(args) => args.run(places),
             Self::Build(args) => args.run(places),
             Self::Explain(args) => args.run(places),
+            Self::Verify(args) => args.run(places),
             Self::Doctor(args) => args.run(places),
             Self::Store(args) => args.run(places),
             Self::Lab(args) => args.run(places),
