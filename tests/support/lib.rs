@@ -2,6 +2,7 @@
 //!
 //! Everything lives in namespaces and directories of its own and is gone when its value is dropped.
 
+pub mod bare_etcd;
 pub mod client;
 pub mod cluster;
 pub mod dns;
