@@ -100,6 +100,8 @@ impl Hands<'_> {
                     return Ok(Applied::Settled);
                 }
                 self.persist()?;
+                // A log without an entry is removed; anything else there is not the helper's to remove.
+                self.control(ControlRequest::ClearEtcd).await?;
                 let token = self.token(*lineage);
                 self.start(Start::Founding { token: &token }, true).await?;
                 Ok(Applied::Changed)

@@ -99,25 +99,39 @@ fn fresh_id(paths: &Paths) -> anyhow::Result<RaftId> {
     }
 }
 
-/// Removes what an etcd that never wrote a log left behind; there may be a half-made directory.
 fn clear(paths: &Paths) -> anyhow::Result<ControlAnswer> {
     ensure!(!Unit::ask()?.is_up(), "etcd is running");
-    match state_file::read(paths) {
-        StateView::Read(state) => match &state.position {
-            Phase::Assigned { .. } | Phase::Blank => {}
-            Phase::Founding { .. } | Phase::Member { .. } | Phase::Evicted { .. } => {
-                bail!("the state says that the volume's data is evidence; nothing is removed")
+    clear_leftover(paths)?;
+    Ok(ControlAnswer::Done)
+}
+
+/// Removes what an etcd left behind that never came to write anything into its log; there may be a half-made directory.
+///
+/// # Errors
+/// When anything of it may be evidence.
+pub fn clear_leftover(paths: &Paths) -> anyhow::Result<()> {
+    let StateView::Read(state) = state_file::read(paths) else { bail!("there is no state file that could be read") };
+    let wal = disk::look(paths).wal;
+    match &state.position {
+        Phase::Assigned { .. } | Phase::Blank => {
+            ensure!(wal == WalFact::Absent, "there is a log, or it cannot be looked at; nothing is removed");
+        }
+        Phase::Founding { lineage } => {
+            let (member, raft_cluster) = precheck::founding_ids(&state, *lineage);
+            if wal != (WalFact::Bare { member, raft_cluster }) {
+                ensure!(wal == WalFact::Absent, "there is a log, or it cannot be looked at; nothing is removed");
+                return Ok(());
             }
-        },
-        StateView::Absent | StateView::Unreadable(_) => bail!("there is no state file that could be read"),
+        }
+        Phase::Member { .. } | Phase::Evicted { .. } => {
+            bail!("the state says that the volume's data is evidence; nothing is removed")
+        }
     }
-    let facts = disk::look(paths);
-    ensure!(facts.wal == WalFact::Absent, "there is a log, or it cannot be looked at; nothing is removed");
     let leftover = paths.etcd_data().join("member");
     if leftover.exists() {
         fs_err::remove_dir_all(&leftover)?;
     }
-    Ok(ControlAnswer::Done)
+    Ok(())
 }
 
 /// What systemd says of `etcd.service`.

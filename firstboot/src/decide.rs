@@ -37,11 +37,13 @@ fn choose(seen: &Observation) -> Result<Decision, Refusal> {
     let Some(state) = record(seen, header, charter, label)? else {
         return match &seen.wal {
             WalFact::Absent => Ok(Decision::RecordBlank { state: Box::new(blank_state(seen, label, header)) }),
-            WalFact::Present { member, raft_cluster } => Err(Refusal::WalForeign {
-                member: *member,
-                raft_cluster: *raft_cluster,
-                expected: "no log, for there is no state file".into(),
-            }),
+            WalFact::Present { member, raft_cluster } | WalFact::Bare { member, raft_cluster } => {
+                Err(Refusal::WalForeign {
+                    member: *member,
+                    raft_cluster: *raft_cluster,
+                    expected: "no log, for there is no state file".into(),
+                })
+            }
             WalFact::Unreadable(why) => Err(Refusal::WalUnreadable(why.clone())),
             WalFact::Unknown => Err(Refusal::WalUnreadable("it was not looked at".into())),
         };
@@ -49,7 +51,9 @@ fn choose(seen: &Observation) -> Result<Decision, Refusal> {
     rollback(seen, charter, state)?;
     let log = match &seen.wal {
         WalFact::Absent => None,
-        WalFact::Present { member, raft_cluster } => Some((*member, *raft_cluster)),
+        WalFact::Present { member, raft_cluster } | WalFact::Bare { member, raft_cluster } => {
+            Some((*member, *raft_cluster))
+        }
         WalFact::Unreadable(why) => return Err(Refusal::WalUnreadable(why.clone())),
         WalFact::Unknown => return Err(Refusal::WalUnreadable("it was not looked at".into())),
     };
@@ -61,7 +65,7 @@ fn choose(seen: &Observation) -> Result<Decision, Refusal> {
             raft_cluster,
             expected: "no log, for the state says the volume is blank".into(),
         }),
-        (Phase::Founding { lineage }, Some(found)) => {
+        (Phase::Founding { lineage }, Some(found)) if !bare(seen, founding_ids(header, charter, *lineage)) => {
             restart(forming, *lineage, found, founding_ids(header, charter, *lineage))
         }
         (Phase::Assigned { lineage, raft_cluster, member, .. }, Some(found))
@@ -84,7 +88,8 @@ fn choose(seen: &Observation) -> Result<Decision, Refusal> {
                 })
             })
         }
-        (Phase::Founding { lineage }, None) => named(seen, charter, header, || {
+        // A bare log is as good as none, and etcd can do nothing with it: power was lost while it began.
+        (Phase::Founding { lineage }, None | Some(_)) => named(seen, charter, header, || {
             if charter.founder != header.fqdn {
                 return Err(Refusal::NotFounder { founder: charter.founder.clone() });
             }
@@ -238,6 +243,11 @@ fn restart(
         raft_cluster,
         expected: format!("member {} of raft cluster {}", expected.0, expected.1),
     })
+}
+
+/// etcd's log is of these ids and has nothing in it.
+fn bare(seen: &Observation, (member, raft_cluster): (RaftId, RaftId)) -> bool {
+    seen.wal == WalFact::Bare { member, raft_cluster }
 }
 
 /// The ids etcd computes for a one-voter cluster of this node and lineage.

@@ -341,10 +341,12 @@ pub fn wal_fact(directory: &Path) -> WalFact {
     let read = || -> anyhow::Result<_> {
         let mut head = Vec::new();
         fs_err::File::open(first)?.take(wal::HEAD_BYTES as u64).read_to_end(&mut head)?;
-        wal::parse_ids(&head).with_context(|| format!("reading `{}`", first.display()))
+        let ids = wal::parse_ids(&head).with_context(|| format!("reading `{}`", first.display()))?;
+        Ok((ids, names.len() == 1 && wal::is_bare(&head)))
     };
     match read() {
-        Ok((member, raft_cluster)) => WalFact::Present { member, raft_cluster },
+        Ok(((member, raft_cluster), true)) => WalFact::Bare { member, raft_cluster },
+        Ok(((member, raft_cluster), false)) => WalFact::Present { member, raft_cluster },
         Err(error) => WalFact::Unreadable(format!("{error:#}")),
     }
 }

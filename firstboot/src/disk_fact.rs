@@ -79,6 +79,15 @@ pub enum WalFact {
         /// Raft cluster id.
         raft_cluster: RaftId,
     },
+    /// Such a log with its header and not one record behind it: etcd was ended in its first milliseconds, before it had voted or
+    /// accepted anything. A founder's etcd that is started on it waits for a leader for ever, for the entry that names its one voter
+    /// was to be the first record.
+    Bare {
+        /// Raft member id.
+        member: RaftId,
+        /// Raft cluster id.
+        raft_cluster: RaftId,
+    },
     /// A log whose first record cannot be read.
     Unreadable(String),
     /// The data volume is not mounted, so nothing is known.

@@ -92,7 +92,10 @@ fn judge(facts: &DiskFacts, state: &State) -> anyhow::Result<Start> {
         bail!("the state says that this volume is blank and belongs to no raft group")
     };
     match &facts.wal {
-        WalFact::Present { member, raft_cluster } => {
+        WalFact::Bare { .. } if matches!(state.position, Phase::Founding { .. }) => {
+            bail!("etcd's log has its header and nothing else; the agent has it cleared before the lineage is founded")
+        }
+        WalFact::Present { member, raft_cluster } | WalFact::Bare { member, raft_cluster } => {
             ensure!(
                 (*member, *raft_cluster) == expected,
                 "etcd's log is that of member {member} of raft cluster {raft_cluster}, the state says member {} of {}",
@@ -207,6 +210,17 @@ mod tests {
         }
         let founding = Phase::Founding { lineage: LINEAGE };
         assert_eq!(verdict(&mut observation(1, 3).in_phase(founding).with_wal(FOUNDER_IDS)), Ok(Start::Log));
+    }
+
+    #[test]
+    fn a_founder_does_not_start_on_a_log_that_lacks_its_first_entry_and_a_joiner_may() {
+        let bare = |(member, raft_cluster)| WalFact::Bare { member, raft_cluster };
+        let mut founding = observation(1, 3).in_phase(Phase::Founding { lineage: LINEAGE });
+        founding.wal = bare(FOUNDER_IDS);
+        assert!(verdict(&mut founding).unwrap_err().contains("header"));
+        let mut joining = observation(2, 3).in_phase(assigned(true));
+        joining.wal = bare((RaftId(0xa), RaftId(0xc)));
+        assert_eq!(verdict(&mut joining), Ok(Start::Log));
     }
 
     #[test]

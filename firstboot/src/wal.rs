@@ -11,6 +11,7 @@ pub const HEAD_BYTES: usize = 4096;
 
 const METADATA: u64 = 1;
 const CRC: u64 = 4;
+const SNAPSHOT: u64 = 5;
 
 /// Why a log's ids cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +60,22 @@ pub fn parse_ids(head: &[u8]) -> Result<(RaftId, RaftId), WalError> {
     match ids {
         (Some(member), Some(cluster)) => Ok((member, cluster)),
         (None, _) | (_, None) => Err(malformed),
+    }
+}
+
+/// The head of a log's only file has the header that etcd writes before it names the file (crc, metadata, an empty snapshot), and
+/// nothing but zeros behind it: no entry and no vote was ever synced. Anything that is not surely so is not bare.
+pub fn is_bare(head: &[u8]) -> bool {
+    let mut rest = head;
+    loop {
+        if rest.iter().all(|byte| *byte == 0) {
+            return true;
+        }
+        let Ok((bytes, behind)) = frame(rest, "next") else { return false };
+        match record(bytes, "next") {
+            Ok(Record { kind: METADATA | CRC | SNAPSHOT, .. }) => rest = behind,
+            Ok(_) | Err(_) => return false,
+        }
     }
 }
 
@@ -171,6 +188,26 @@ mod tests {
     #[test]
     fn reads_the_ids_that_a_real_etcd_printed() {
         assert_eq!(parse_ids(REAL), Ok(IDS));
+    }
+
+    #[test]
+    fn a_log_is_bare_until_its_first_entry() {
+        assert!(!is_bare(REAL), "this etcd has founded a cluster");
+        let mut kinds = Vec::new();
+        let mut rest = REAL;
+        while let Ok((bytes, behind)) = frame(rest, "next") {
+            let at = REAL.len() - rest.len();
+            kinds.push((record(bytes, "next").unwrap().kind, at));
+            rest = behind;
+        }
+        let header: Vec<u64> = kinds.iter().map(|(kind, _)| *kind).take(3).collect();
+        assert_eq!(header, [CRC, METADATA, SNAPSHOT], "what a real etcd writes first");
+        let first_entry = kinds[3].1;
+        let cut = |at: usize| [&REAL[..at], &vec![0; 4096 - at][..]].concat();
+        assert!(is_bare(&cut(first_entry)));
+        for torn in first_entry + 1..first_entry + 24 {
+            assert!(!is_bare(&cut(torn)) || REAL[first_entry..torn].iter().all(|b| *b == 0), "torn at {torn}");
+        }
     }
 
     #[test]

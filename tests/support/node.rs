@@ -19,7 +19,7 @@ use kiln_firstboot::name::Fqdn;
 use kiln_firstboot::observation::StateView;
 use kiln_firstboot::paths::Paths;
 use kiln_firstboot::state::{Phase, RaftId, State};
-use kiln_firstboot::{last_words, precheck, raft_id, state_file};
+use kiln_firstboot::{control, last_words, precheck, raft_id, state_file};
 
 use crate::firewall;
 use crate::program::{etcd, firstboot, firstboot_with_faults, kill, output, output_with_input, run, spawn};
@@ -383,16 +383,10 @@ impl Helper {
                 let active = if running { "active" } else { "inactive" }.to_owned();
                 ControlAnswer::Etcd { active, last_words: if running { String::new() } else { self.last_words() } }
             }
-            ControlRequest::ClearEtcd => {
-                if self.paths.wal().exists() {
-                    return ControlAnswer::Failed("there is a write-ahead log".into());
-                }
-                let member = self.paths.etcd_data().join("member");
-                if member.exists() {
-                    fs_err::remove_dir_all(member).expect("clearing etcd's directory");
-                }
-                ControlAnswer::Done
-            }
+            ControlRequest::ClearEtcd => match control::clear_leftover(&self.paths) {
+                Ok(()) => ControlAnswer::Done,
+                Err(error) => ControlAnswer::Failed(format!("{error:#}")),
+            },
             ControlRequest::OpenClients => {
                 firewall::open(&self.space);
                 self.clients_open.store(true, Ordering::SeqCst);

@@ -30,3 +30,13 @@ fn rows_14_to_16_let_only_the_founder_form_and_only_in_its_time() {
         assert_eq!(found, floor);
     }
 }
+
+#[test]
+fn d02_a_founder_cut_off_before_etcds_first_entry_founds_the_same_lineage_again() {
+    let mut seen = observation(1, 3).in_phase(Phase::Founding { lineage: LINEAGE });
+    seen.wal = WalFact::Bare { member: FOUNDER_IDS.0, raft_cluster: FOUNDER_IDS.1 };
+    let founding = Decision::StartFounding { lineage: LINEAGE, raft_cluster: FOUNDER_IDS.1, member: FOUNDER_IDS.0 };
+    assert_eq!(decide(&seen), founding);
+    seen.wal = WalFact::Bare { member: RaftId(1), raft_cluster: FOUNDER_IDS.1 };
+    assert!(matches!(decide(&seen), Decision::Halt(Refusal::WalForeign { .. })), "another's log is never touched");
+}

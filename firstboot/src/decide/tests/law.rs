@@ -13,6 +13,8 @@ fn any_observation() -> impl Strategy<Value = Observation> {
         3 => Just(WalFact::Absent),
         2 => ids.prop_map(|(member, raft_cluster)| WalFact::Present { member, raft_cluster }),
         1 => Just(WalFact::Present { member: FOUNDER_IDS.0, raft_cluster: FOUNDER_IDS.1 }),
+        1 => Just(WalFact::Bare { member: FOUNDER_IDS.0, raft_cluster: FOUNDER_IDS.1 }),
+        1 => Just(WalFact::Bare { member: RaftId(0xa), raft_cluster: RaftId(0xc) }),
         1 => Just(WalFact::Unreadable("short".to_owned())),
         1 => Just(WalFact::Unknown),
     ];
@@ -120,7 +122,10 @@ fn restartable(seen: &Observation) -> bool {
     };
     matches!(seen.data, DataFact::Mounted { .. })
         && seen.recorded_boot.is_none_or(|recorded| recorded < state.boot_counter)
-        && seen.wal == WalFact::Present { member: expected.0, raft_cluster: expected.1 }
+        && (seen.wal == WalFact::Present { member: expected.0, raft_cluster: expected.1 }
+            // A joiner's etcd is told everything by the leader; a founder's has nobody to tell it.
+            || (seen.wal == WalFact::Bare { member: expected.0, raft_cluster: expected.1 }
+                && !matches!(state.position, Phase::Founding { .. })))
 }
 
 fn starts(decision: &Decision) -> bool {
@@ -226,7 +231,9 @@ proptest! {
     fn starts_on_an_empty_log_only_under_a_confirmed_name(seen in any_observation()) {
         let decision = decide(&seen);
         if matches!(decision, Decision::StartExisting { .. } | Decision::StartFounding { .. } | Decision::Join { .. } | Decision::Form { .. }) {
-            prop_assert_eq!(&seen.wal, &WalFact::Absent);
+            let founds = matches!(decision, Decision::StartFounding { .. });
+            let bare = WalFact::Bare { member: FOUNDER_IDS.0, raft_cluster: FOUNDER_IDS.1 };
+            prop_assert!(seen.wal == WalFact::Absent || (founds && seen.wal == bare));
             let SeedView::Verified { header, charter } = &seen.seed else { panic!("acted without a seed") };
             prop_assert!(matches!(crate::identity::confirm(&seen.own, charter, &header.fqdn), Ok(Ok(_))));
         }
