@@ -40,6 +40,21 @@ pub struct Cluster {
     scratch: tempfile::TempDir,
 }
 
+/// A copy of a node. Not one of the cluster's nodes, for it has the name and address of one.
+#[derive(Debug)]
+pub struct Clone {
+    /// The copy.
+    pub node: Node,
+    port: usize,
+}
+
+impl Clone {
+    /// Cuts or mends its link. With the original's link up, only one of the two may be.
+    pub fn set_link(&self, network: &Network, up: bool) {
+        network.set_link(self.port, up);
+    }
+}
+
 impl Cluster {
     /// Mints a cluster of `size` nodes with `kiln pki init` and lays its nodes out, all blank, all powered off.
     pub fn new(size: u8) -> Self {
@@ -138,6 +153,44 @@ impl Cluster {
             || self.nodes[index].console().contains(words).then_some(()),
             || self.story(),
         );
+    }
+
+    /// Mints the next generation of the charter for these nodes, with `kiln pki init`, and attaches their new seeds: they see them at
+    /// their next boot.
+    pub fn new_generation(&self, generation: u64, nodes: &[usize]) {
+        let (names, addresses): (Vec<String>, Vec<Ipv4Addr>) =
+            nodes.iter().map(|i| (self.nodes[*i].fqdn.member_name().to_owned(), self.nodes[*i].address)).unzip();
+        let top = self.scratch.path();
+        fs_err::write(top.join("profiles/unit.toml"), profile(&names, &addresses)).expect("writing a profile");
+        let (home, generation) = (text(&top.join("home")), generation.to_string());
+        run(&[&text(&kiln()), "-C", &text(top), "--home", &home, "pki", "init", "unit", "--generation", &generation]);
+        for index in nodes {
+            let node = &self.nodes[*index];
+            let seed = top.join("home/pki/unit/seeds").join(format!("{}.tar", node.fqdn.member_name()));
+            fs_err::copy(seed, node.home.join("seed.tar")).expect("handing a node its seed");
+        }
+    }
+
+    /// A machine of its own that is a copy of a powered-off node: address, seed, image and data volume. Powered off.
+    pub fn clone_of(&mut self, index: usize) -> Clone {
+        let name = format!("{}c", self.nodes[index].fqdn.member_name());
+        let original = &self.nodes[index];
+        let (fqdn, address, seed) = (original.fqdn.clone(), original.address, original.home.join("seed.tar"));
+        let space = self.network.add(&name, address);
+        let port = self.network.ports() - 1;
+        let node = Node::new(fqdn, address, space, self.scratch.path().join(&name), &seed);
+        for part in ["image", "data"] {
+            let (from, to) = (self.nodes[index].home.join(part), node.home.join(part));
+            fs_err::remove_dir_all(&to).expect("making room for a copy");
+            run(&["cp", "-a", &text(&from), &text(&to)]);
+        }
+        Clone { node, port }
+    }
+
+    /// Runs a program on the switch, where clients are.
+    pub fn from_switch(&self, argv: &[&str]) -> Output {
+        let switch = self.network.switch();
+        output(&[&["ip", "netns", "exec", &switch], argv].concat())
     }
 
     /// Runs etcdctl from the switch through the client ports, as the operator.

@@ -19,3 +19,20 @@ pub fn close(space: &str) {
 pub fn open(space: &str) {
     run(&["ip", "netns", "exec", space, "nft", "add", "element", "inet", "kiln", "open_tcp", "{ 2379 }"]);
 }
+
+/// Loses every packet between a namespace and an address, in both directions, beside the node's own rules.
+pub fn part(space: &str, address: &str) {
+    let rules = format!(
+        "add table inet parted\n\
+         add chain inet parted in {{ type filter hook input priority -10; }}\n\
+         add chain inet parted out {{ type filter hook output priority -10; }}\n\
+         add rule inet parted in ip saddr {address} drop\n\
+         add rule inet parted out ip daddr {address} drop\n"
+    );
+    run_with_input(&["ip", "netns", "exec", space, "nft", "-f", "-"], &rules);
+}
+
+/// Ends every [`part`] of a namespace.
+pub fn mend(space: &str) {
+    run(&["ip", "netns", "exec", space, "nft", "delete", "table", "inet", "parted"]);
+}

@@ -60,6 +60,11 @@ impl Network {
         space
     }
 
+    /// How many nodes have been added.
+    pub fn ports(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Cuts or mends the link of the node that was added as number `index`.
     pub fn set_link(&self, index: usize, up: bool) {
         let state = if up { "up" } else { "down" };
