@@ -3,6 +3,7 @@
 pub mod build;
 pub mod doctor;
 pub mod explain;
+pub mod explain_decision;
 pub mod lab;
 pub mod lock;
 pub mod pki;
@@ -25,6 +26,7 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     #[expect(missing_docs, reason = "as above")]
     Verify(verify::VerifyArgs),
+    ExplainDecision(explain_decision::ExplainDecisionArgs),
     #[expect(missing_docs, reason = "as above")]
     Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "as above")]
@@ -47,6 +49,7 @@ impl Command {
             Self::Build(args) => args.run(places),
             Self::Explain(args) => args.run(places),
             Self::Verify(args) => args.run(places),
+            Self::ExplainDecision(args) => args.run(places),
             Self::Doctor(args) => args.run(places),
             Self::Store(args) => args.run(places),
             Self::Lab(args) => args.run(places),

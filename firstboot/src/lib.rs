@@ -6,7 +6,7 @@
 //! The contract, which the builder writes and the agent reads: [`name`], [`digest`], [`version`], [`charter`], [`seed`],
 //! [`volume`], [`state`], [`image`], [`cluster`], [`paths`], [`message`], [`disk_fact`].
 //!
-//! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`notice`], [`wait`], [`raft_id`], [`wal`], [`render`],
+//! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`notice`], [`wait`], [`guide`], [`sight`], [`raft_id`], [`wal`], [`render`],
 //! [`mount_table`], [`resolv`], [`dns_answer`], [`cert_name`], [`leaf`], [`standing`], [`record`], [`last_words`], and what a member does for others:
 //! [`grant`], [`replacement`], [`custody`]; and for itself: [`back_off`].
 //!
@@ -46,6 +46,7 @@ pub mod fault;
 pub mod floor;
 pub mod format;
 pub mod grant;
+pub mod guide;
 pub mod hosts;
 pub mod identity;
 pub mod image;
@@ -73,6 +74,7 @@ pub mod resolv;
 pub mod run;
 pub mod seed;
 pub mod seed_disk;
+pub mod sight;
 pub mod standing;
 pub mod state;
 pub mod state_file;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::{Decision, Explanation};
 use crate::durable;
+use crate::explain::Explained;
 use crate::message::{Holds, NodeStatus};
 use crate::observation::Observation;
 use crate::paths::Paths;
@@ -55,11 +56,12 @@ pub fn print(paths: &Paths, json: bool) -> Result<String> {
     if json { Ok(serde_json::to_string_pretty(&file)? + "\n") } else { Ok(render(&file)) }
 }
 
-/// The status for a person.
+/// The status for a person: where the node stands, which rule holds, what it waits for and what can be done.
 pub fn render(file: &StatusFile) -> String {
-    let Explanation { seen, hint, .. } = &file.explanation;
+    let Explanation { seen, rule, hint } = &file.explanation;
+    let explained = Explained::of(&file.observation, file.status.as_ref());
     let Some(status) = &file.status else {
-        return format!("this node has no name yet\nseen      {seen}\nhint      {hint}\n");
+        return format!("this node has no name yet\nseen      {seen}\nhint      {hint}\n{}", explained.details());
     };
     let mut lines = vec![
         format!("node      {}", status.fqdn),
@@ -67,6 +69,7 @@ pub fn render(file: &StatusFile) -> String {
         format!("etcd      {}, {}", status.etcd_version, holds(&status.holds)),
         format!("activated {}", if status.activated { "yes" } else { "no" }),
         format!("image     {}", status.image_key),
+        format!("row       {}: {rule}", file.decision.row()),
     ];
     if status.waiting_for.is_empty() {
         lines.push("waits for nothing".to_owned());
@@ -75,8 +78,8 @@ pub fn render(file: &StatusFile) -> String {
         lines.push(format!("{what} {}", status.waiting_for));
         lines.push(format!("since     {}", utc(status.waiting_since)));
     }
-    lines.push(String::new());
-    lines.join("\n")
+    lines.push(format!("as of     {}", utc(file.observation.now)));
+    lines.join("\n") + "\n" + &explained.details()
 }
 
 fn holds(holds: &Holds) -> String {
@@ -95,7 +98,8 @@ fn holds(holds: &Holds) -> String {
 /// The last decision for a person.
 pub fn explain(file: &StatusFile) -> String {
     let Explanation { seen, rule, hint } = &file.explanation;
-    format!("row  {}\nseen {seen}\nrule {rule}\nhint {hint}\n", file.decision.row())
+    let details = Explained::of(&file.observation, file.status.as_ref()).details();
+    format!("row  {}\nseen {seen}\nrule {rule}\nhint {hint}\n{details}", file.decision.row())
 }
 
 #[cfg(test)]
@@ -122,18 +126,17 @@ mod tests {
         let file = file(observation(1, 3), Some(own));
         write(&paths, &file).unwrap();
         let text = print(&paths, false).unwrap();
-        assert_eq!(
-            text,
-            format!(
-                "node      etcd1.lab.example\nphase     member\netcd      3.6.14, member 1 of lineage {}, voter\nactivated no\nimage     {}\nwaits for a majority\nsince     2023-11-14 22:30:00 UTC\n",
-                "05".repeat(16),
-                "01".repeat(32)
-            )
+        let head = format!(
+            "node      etcd1.lab.example\nphase     member\netcd      3.6.14, member 1 of lineage {}, voter\nactivated no\nimage     {}\nrow       15: the founder forms when nobody holds data and the window is open\nwaits for a majority\nsince     2023-11-14 22:30:00 UTC\nas of     2023-11-14 22:30:00 UTC\n\nwhat the node sees\n",
+            "05".repeat(16),
+            "01".repeat(32)
         );
+        assert!(text.starts_with(&head) && text.contains("\n  etcd3.lab.example blank (blank)\n"), "{text}");
         assert_eq!(serde_json::from_str::<StatusFile>(&print(&paths, true).unwrap()).unwrap(), file);
-        assert_eq!(
-            explain(&read(&paths).unwrap()),
-            "row  15\nseen all 2 other members of the charter answered that they are blank under the same charter\nrule the founder forms when nobody holds data and the window is open\nhint nothing to do\n"
+        let text = explain(&read(&paths).unwrap());
+        assert!(
+            text.starts_with("row  15\nseen all 2 other members of the charter answered that they are blank under the same charter\nrule the founder forms when nobody holds data and the window is open\nhint nothing to do\n\nwhat the node sees\n"),
+            "{text}"
         );
     }
 
