@@ -26,6 +26,7 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     #[expect(missing_docs, reason = "as above")]
     Verify(verify::VerifyArgs),
+    #[expect(missing_docs, reason = "as above")]
     ExplainDecision(explain_decision::ExplainDecisionArgs),
     #[expect(missing_docs, reason = "as above")]
     Doctor(doctor::DoctorArgs),

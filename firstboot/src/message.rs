@@ -128,6 +128,8 @@ pub struct NodeStatus {
     pub remembers: Vec<Remembered>,
     /// It has seen the cluster activated.
     pub activated: bool,
+    /// The row of the decision table that holds.
+    pub row: u8,
     /// What it waits for or why it halted, in one sentence; empty when it serves.
     pub waiting_for: String,
     /// Unix seconds since when, 0 when it serves.

@@ -57,6 +57,7 @@ pub(crate) fn status(n: u8, charter: &Charter, holds: Holds) -> NodeStatus {
         boot_counter: 1,
         remembers: Vec::new(),
         activated: false,
+        row: 13,
         waiting_for: String::new(),
         waiting_since: 0,
     }

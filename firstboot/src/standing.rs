@@ -47,6 +47,7 @@ pub fn status(standing: &Standing<'_>) -> Option<NodeStatus> {
         boot_counter: state.map_or(0, |state| state.boot_counter),
         remembers: standing.remembers.to_vec(),
         activated: state.is_some_and(|state| state.activated_seen),
+        row: standing.decision.row(),
         waiting_for: standing.waiting_for.to_owned(),
         waiting_since: standing.waiting_since,
     })

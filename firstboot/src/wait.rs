@@ -352,7 +352,7 @@ pub(crate) fn minute(seconds: i64) -> String {
 }
 
 /// Unix seconds as `2026-11-22 15:00:00 UTC`.
-pub(crate) fn utc(seconds: i64) -> String {
+pub fn utc(seconds: i64) -> String {
     match time::OffsetDateTime::from_unix_timestamp(seconds) {
         Ok(t) => {
             let (h, m, s) = t.to_hms();

@@ -2,6 +2,7 @@
 #![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
 use kiln_firstboot::message::{Holds, NodeStatus};
+use kiln_firstboot::wait::utc;
 use serde::Serialize;
 
 use crate::profile::Node;
@@ -34,8 +35,12 @@ pub struct NodeRow {
     pub healthy: bool,
     /// The key of the image it runs.
     pub image_key: Option<String>,
-    /// What it waits for or why it halted; empty when it serves.
+    /// The row of the decision table that holds on it; see ARCHITECTURE.md ("The decision").
+    pub row: Option<u8>,
+    /// What it waits for or why it halted, and what can be done; empty when it serves.
     pub waiting_for: String,
+    /// Since when, Unix seconds; 0 when it serves.
+    pub waiting_since: i64,
 }
 
 /// Brings power states and answers together. `nodes`, `powered` and `answers` go by the profile's order.
@@ -68,7 +73,9 @@ fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>) -> NodeRow {
         learner: false,
         healthy: false,
         image_key: None,
+        row: None,
         waiting_for: waiting_for.into(),
+        waiting_since: 0,
     };
     let Some(status) = answer else {
         return if powered { silent("booting", "its agent does not answer yet") } else { silent("off", "") };
@@ -83,17 +90,19 @@ fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>) -> NodeRow {
         learner: running.is_some_and(|r| r.learner),
         healthy: running.is_some_and(|r| r.linearizable && !r.learner && r.alarms.is_empty()),
         image_key: Some(status.image_key.to_string()),
+        row: Some(status.row),
         waiting_for: status.waiting_for.clone(),
+        waiting_since: status.waiting_since,
         ..silent("", "")
     }
 }
 
 impl LabStatus {
-    /// As a table with a headline, for people.
+    /// For people: a headline, a table, and under it what each node that does not serve waits for and what can be done.
     pub fn table(&self) -> String {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(["node", "phase", "member", "role", "healthy", "waits for"]);
+        table.set_header(["node", "phase", "member", "role", "healthy", "row", "waits since"]);
         for node in &self.nodes {
             let role = match (&node.member_id, node.learner) {
                 (None, _) => "",
@@ -102,12 +111,22 @@ impl LabStatus {
             };
             let healthy = if node.healthy { "yes" } else { "no" };
             let member = node.member_id.as_deref().unwrap_or("");
-            let waits = node.waiting_for.lines().next().unwrap_or("");
-            table.add_row([&node.fqdn, &node.phase, member, role, healthy, waits]);
+            let since = if node.waiting_since == 0 { String::new() } else { utc(node.waiting_since) };
+            let row = node.row.map(|row| row.to_string()).unwrap_or_default();
+            table.add_row([&node.fqdn, &node.phase, member, role, healthy, &row, &since]);
         }
         let lineage = self.lineage.as_deref().unwrap_or("none");
         let activated = if self.activated { "activated" } else { "not activated" };
-        format!("{activated}, lineage {lineage}\n{table}\n")
+        let mut text = format!("{activated}, lineage {lineage}\n{table}\n");
+        let waiting: Vec<&NodeRow> = self.nodes.iter().filter(|node| !node.waiting_for.is_empty()).collect();
+        for node in &waiting {
+            let verb = if node.phase == "halted" || node.phase == "evicted" { "has halted" } else { "waits" };
+            text.push_str(&format!("\n{} {verb}: {}\n", node.name, node.waiting_for));
+        }
+        if waiting.iter().any(|node| node.row.is_some()) {
+            text.push_str("\nStep by step: `kiln lab exec PROFILE NODE -- firstboot explain`\n");
+        }
+        text
     }
 }
 
@@ -134,6 +153,7 @@ mod tests {
             boot_counter: 1,
             remembers: vec![],
             activated,
+            row: 5,
             waiting_for: String::new(),
             waiting_since: 0,
         }
@@ -185,6 +205,21 @@ mod tests {
     }
 
     #[test]
+    fn people_read_what_each_node_waits_for_and_where_to_read_more() {
+        let nodes = super::super::dns::tests::profile().nodes;
+        let mut waits = answer(&nodes[0], Holds::Blank, false);
+        (waits.phase, waits.row, waits.waiting_since) = ("blank".into(), 13, 1_700_001_000);
+        waits.waiting_for = "etcd3 does not answer; start etcd3".into();
+        let text = summarize(&nodes, &[true, true], &[Ok(waits), Ok(answer(&nodes[1], running(7), true))]).table();
+        assert!(text.contains(&format!("\n{} waits: etcd3 does not answer; start etcd3\n", nodes[0].name)), "{text}");
+        assert!(text.contains("13") && text.contains("2023-11-14 22:30:00 UTC"), "{text}");
+        assert!(text.ends_with("-- firstboot explain`\n"), "{text}");
+        assert!(!text.contains(&format!("\n{} waits", nodes[1].name)), "{text}");
+        let all = summarize(&nodes[..1], &[true], &[Ok(answer(&nodes[0], running(7), true))]).table();
+        assert!(!all.contains("Step by step"), "{all}");
+    }
+
+    #[test]
     fn json_has_the_promised_fields() {
         let nodes = super::super::dns::tests::profile().nodes;
         let status = summarize(&nodes[..1], &[true], &[Ok(answer(&nodes[0], running(7), true))]);
@@ -193,7 +228,18 @@ mod tests {
         assert_eq!(keys(&value), ["activated", "lineage", "nodes"]);
         assert_eq!(
             keys(&value["nodes"][0]),
-            ["fqdn", "healthy", "image_key", "learner", "member_id", "name", "phase", "waiting_for"]
+            [
+                "fqdn",
+                "healthy",
+                "image_key",
+                "learner",
+                "member_id",
+                "name",
+                "phase",
+                "row",
+                "waiting_for",
+                "waiting_since"
+            ]
         );
     }
 }
