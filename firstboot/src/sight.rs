@@ -65,6 +65,7 @@ fn wal(wal: &WalFact) -> String {
     match wal {
         WalFact::Absent => "none".into(),
         WalFact::Present { member, raft_cluster } => format!("of member {member}, raft cluster {raft_cluster}"),
+        WalFact::Bare { .. } => "begun, and nothing in it".into(),
         WalFact::Unreadable(why) => format!("not readable: {why}"),
         WalFact::Unknown => "not looked at".into(),
     }
