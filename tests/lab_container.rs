@@ -33,7 +33,7 @@ fn a_cluster_comes_up_bears_a_power_cut_and_leaves_nothing() {
     assert_eq!(lab.ok(&["etcdctl", "get", "greeting", "--print-value-only"]), "hello\n");
 
     lab.ok(&["down"]);
-    assert_eq!(Traces::now(&lab.dir()), before);
+    before.are_all(&lab.dir());
 }
 
 #[test]
@@ -58,7 +58,8 @@ fn an_up_killed_at_any_point_is_taken_down_without_a_trace() {
         up.kill().unwrap();
         up.wait().unwrap();
         lab.ok(&["down"]);
-        assert_eq!(Traces::now(&lab.dir()), before, "killed when `{stage}` had been made");
+        println!("killed when `{stage}` had been made");
+        before.are_all(&lab.dir());
     }
 }
 

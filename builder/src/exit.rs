@@ -27,9 +27,28 @@ impl Refusal {
 #[error("{0}")]
 pub struct TryAgain(pub String);
 
+/// A command on a node that failed: its exit code becomes ours, as it does where the command takes our place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{line}` ended with exit code {code} on `{node}`")]
+pub struct Ended {
+    code: i64,
+    line: String,
+    node: String,
+}
+
+impl Ended {
+    /// `line` ended with `code` on `node`.
+    pub fn with(code: i64, line: &str, node: &str) -> Self {
+        Self { code, line: line.to_owned(), node: node.to_owned() }
+    }
+}
+
 /// The exit code of a command that ended with `error`.
 pub fn code(error: &anyhow::Error) -> ExitCode {
-    if is::<Refusal>(error) {
+    if let Some(ended) = error.downcast_ref::<Ended>() {
+        // Outside of a byte only for an end that the guest agent could not name.
+        u8::try_from(ended.code).map_or(ExitCode::FAILURE, ExitCode::from)
+    } else if is::<Refusal>(error) {
         ExitCode::from(78)
     } else if is::<TryAgain>(error) {
         ExitCode::from(75)
@@ -60,6 +79,9 @@ mod tests {
         assert_eq!(format!("{error:#}"), "running: minting: the members changed\n  hint: mint a new generation");
         let later = anyhow::Error::new(TryAgain("no host answers".into()));
         assert_eq!(format!("{:?}", code(&later)), format!("{:?}", ExitCode::from(75)));
+        let ended = |code| anyhow::Error::new(Ended::with(code, "test -e /x", "etcd1"));
+        assert_eq!(format!("{:?}", code(&ended(42))), format!("{:?}", ExitCode::from(42)));
+        assert_eq!(format!("{:?}", code(&ended(-1))), format!("{:?}", ExitCode::FAILURE));
         assert_eq!(format!("{:?}", code(&anyhow::anyhow!("x"))), format!("{:?}", ExitCode::FAILURE));
     }
 }

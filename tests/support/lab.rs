@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::places::Places;
-use crate::program::output;
+use crate::program::{kill, output, spawn};
 use crate::wait::until;
 
 /// The profile of all lab tests; `tests/run` builds its image.
@@ -20,11 +20,60 @@ pub const CONTAINER_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a cluster of emulated VMs may take to boot and form on two busy cores.
 pub const VM_PATIENCE: Duration = Duration::from_secs(900);
 
+/// How long the kernel may take to be done with what a lab has let go.
+const GONE_WITHIN: Duration = Duration::from_secs(20);
+
 /// The lab of one profile. Dropping it takes it down.
 #[derive(Debug)]
 pub struct Lab {
+    handle: Handle,
+}
+
+/// What it takes to call `kiln lab` for one profile.
+#[derive(Clone, Debug)]
+pub struct Handle {
     places: Places,
     profile: String,
+}
+
+impl Handle {
+    fn argv(&self, args: &[&str]) -> Vec<String> {
+        self.places.argv(&[&["lab", args[0], &self.profile], &args[1..]].concat())
+    }
+
+    /// `kiln lab VERB PROFILE ARGS...`, however it ends.
+    pub fn run(&self, args: &[&str]) -> Output {
+        let argv = self.argv(args);
+        output(&argv.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+/// A command that goes on beside the test. Dropping it ends it.
+#[derive(Debug)]
+pub struct Beside {
+    process: std::cell::RefCell<Child>,
+    log: tempfile::NamedTempFile,
+}
+
+impl Beside {
+    /// What it has said.
+    ///
+    /// # Panics
+    /// When its output cannot be read.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&fs_err::read(self.log.path()).expect("reading its output")).into_owned()
+    }
+
+    /// It has not ended.
+    pub fn is_running(&self) -> bool {
+        matches!(self.process.borrow_mut().try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        kill(&mut self.process.borrow_mut());
+    }
 }
 
 impl Lab {
@@ -41,25 +90,35 @@ impl Lab {
     /// # Panics
     /// When it is up already: these tests would take away what somebody is using.
     pub fn of(places: Places, profile: &str) -> Self {
-        let lab = Self { places, profile: profile.to_owned() };
+        let lab = Self { handle: Handle { places, profile: profile.to_owned() } };
         assert!(!lab.dir().exists(), "a lab is up in {}: take it down first", lab.dir().display());
         lab
     }
 
     /// Its directory.
     pub fn dir(&self) -> PathBuf {
-        let name = Path::new(&self.profile).file_stem().expect("a profile has a name");
-        self.places.home.join("lab").join(name)
+        let name = Path::new(&self.handle.profile).file_stem().expect("a profile has a name");
+        self.handle.places.home.join("lab").join(name)
     }
 
-    fn argv(&self, args: &[&str]) -> Vec<String> {
-        self.places.argv(&[&["lab", args[0], &self.profile], &args[1..]].concat())
+    /// What it takes to call `kiln lab` for it from elsewhere.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// `kiln lab VERB PROFILE ARGS...`, however it ends.
     pub fn run(&self, args: &[&str]) -> Output {
-        let argv = self.argv(args);
-        output(&argv.iter().map(String::as_str).collect::<Vec<_>>())
+        self.handle.run(args)
+    }
+
+    /// Starts `kiln lab VERB PROFILE ARGS...`, to go on beside the test.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn(&self, args: &[&str]) -> Beside {
+        let log = tempfile::NamedTempFile::new().expect("making a file for its output");
+        let process = spawn(&self.handle.argv(args), log.path());
+        Beside { process: process.into(), log }
     }
 
     /// `kiln lab VERB PROFILE ARGS...`, which must succeed; its standard output.
@@ -87,8 +146,8 @@ impl Lab {
             assert!(matches!(done.status.code(), Some(52 | 55 | 56)), "{url}: {done:?}");
         }
         let other = tempfile::tempdir().expect("making a scratch directory");
-        let stranger = Places { home: other.path().to_owned(), ..self.places.clone() };
-        stranger.ok(&["pki", "init", &self.profile]);
+        let stranger = Places { home: other.path().to_owned(), ..self.handle.places.clone() };
+        stranger.ok(&["pki", "init", &self.handle.profile]);
         let clients = other.path().join("pki").join(PROFILE).join("clients");
         let file = |kind: &str, suffix: &str| format!("--{kind}={}", clients.join(format!("root.{suffix}")).display());
         let done = self.run(&[
@@ -105,7 +164,7 @@ impl Lab {
 
     /// Starts `kiln lab VERB PROFILE ARGS...` and returns at once.
     pub fn start(&self, args: &[&str]) -> Child {
-        let argv = self.argv(args);
+        let argv = self.handle.argv(args);
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().expect("starting kiln")
@@ -167,6 +226,18 @@ pub struct Traces {
 }
 
 impl Traces {
+    /// That the machine is as it was when these were taken. What the kernel takes away by itself, as a loop device whose last user has
+    /// just ended, may take it a moment.
+    ///
+    /// # Panics
+    /// When something is left; says what.
+    pub fn are_all(&self, lab: &Path) {
+        let same = || (Self::now(lab) == *self).then_some(());
+        until("the machine to be as it was before", GONE_WITHIN, same, || {
+            format!("before: {self:#?}\nnow: {:#?}", Self::now(lab))
+        });
+    }
+
     /// What is there now. `lab` is the directory of a lab: processes that name it count, and so does it.
     pub fn now(lab: &Path) -> Self {
         let lines = |path: &str| fs_err::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect();

@@ -9,6 +9,7 @@ pub mod dns;
 pub mod firewall;
 pub mod history;
 pub mod lab;
+pub mod lab_writer;
 pub mod linearizable;
 pub mod membership;
 pub mod netns;

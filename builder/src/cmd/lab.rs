@@ -1,20 +1,22 @@
 //! `kiln lab`: a cluster on this machine.
 #![expect(clippy::disallowed_methods, reason = "reads the console of a node and waits for more of it")]
 
+mod disks;
 mod dns;
 mod up;
 
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Subcommand;
 
 use crate::cli::Places;
 use crate::cmd::build::SourceArgs;
-use crate::exit::Refusal;
+use crate::exit::{Ended, Refusal};
 use crate::lab::host::TREE;
+use crate::lab::machine::Machine;
 use crate::lab::record::{Driver, Lock};
 use crate::lab::{Lab, Live, guest};
 use crate::pki::OPERATOR;
@@ -78,6 +80,59 @@ enum LabCommand {
     ///
     /// Example: kiln lab wipe lab etcd2
     Wipe {
+        /// The cluster's profile
+        profile: String,
+        /// The node
+        node: String,
+    },
+    /// Image a node again: pull its plug, give it a fresh root disk of the profile's present image, power it on
+    ///
+    /// Builds the image if need be. The node's data disk is kept, unless it is told to be wiped.
+    ///
+    /// Examples: kiln lab reimage lab etcd2
+    ///           kiln lab reimage lab etcd2 --wipe-data
+    #[command(verbatim_doc_comment)]
+    Reimage {
+        /// The cluster's profile, and the agent to put into its image
+        #[command(flatten)]
+        source: SourceArgs,
+        /// The node
+        node: String,
+        /// Give it a blank data disk: everything on its present one is lost
+        #[arg(long)]
+        wipe_data: bool,
+    },
+    /// Keep a copy of a node's data disk as it is now, in place of an earlier one
+    ///
+    /// A node that is on stands still meanwhile, as for a snapshot of a VM.
+    ///
+    /// Example: kiln lab checkpoint lab etcd2
+    #[command(verbatim_doc_comment)]
+    Checkpoint {
+        /// The cluster's profile
+        profile: String,
+        /// The node
+        node: String,
+    },
+    /// Pull a node's plug, put the copy of its data disk back that `checkpoint` kept, and power it on
+    ///
+    /// To see how a node bears a disk that went back in time.
+    ///
+    /// Example: kiln lab rollback lab etcd2
+    #[command(verbatim_doc_comment)]
+    Rollback {
+        /// The cluster's profile
+        profile: String,
+        /// The node
+        node: String,
+    },
+    /// Boot a clone of a node beside it: a copy of its data, the same seed, the same network address
+    ///
+    /// To see how a cluster bears it. The clone is called NODE-clone; `kill`, `start`, `exec` and `console` take that name.
+    ///
+    /// Example: kiln lab clone lab etcd2
+    #[command(verbatim_doc_comment)]
+    Clone {
         /// The cluster's profile
         profile: String,
         /// The node
@@ -178,12 +233,18 @@ impl LabArgs {
                 let status = lab(places, &profile)?.live()?.status()?;
                 places.print(&status, &status.table())
             }
-            LabCommand::Kill(targets) => power(places, &targets, |live, nodes| live.kill(nodes)),
-            LabCommand::Start(targets) => power(places, &targets, |live, nodes| live.start(nodes)),
-            LabCommand::Wipe { profile, node } => {
-                let lab = lab(places, &profile)?;
-                let _lock = Lock::take(&lab.dir)?;
-                lab.live()?.wipe(lab.node(&node)?)
+            LabCommand::Kill(targets) => power(places, &targets, |live, machines| live.kill(machines)),
+            LabCommand::Start(targets) => power(places, &targets, |live, machines| live.start(machines)),
+            LabCommand::Wipe { profile, node } => disks::change(places, &profile, &node, |live, m| live.wipe(m)),
+            LabCommand::Reimage { source, node, wipe_data } => disks::reimage(places, &source, &node, wipe_data),
+            LabCommand::Checkpoint { profile, node } => {
+                disks::change(places, &profile, &node, |live, machine| live.checkpoint(machine))
+            }
+            LabCommand::Rollback { profile, node } => {
+                disks::change(places, &profile, &node, |live, machine| live.rollback(machine))
+            }
+            LabCommand::Clone { profile, node } => {
+                disks::change(places, &profile, &node, |live, machine| live.clone_machine(machine))
             }
             LabCommand::Exec { profile, node, command } => exec(places, &profile, &node, &command),
             LabCommand::Etcdctl { profile, arguments } => etcdctl(places, &profile, arguments),
@@ -192,13 +253,14 @@ impl LabArgs {
             }
             LabCommand::Console { profile, node, follow } => {
                 let lab = lab(places, &profile)?;
-                console(&lab.console(lab.node(&node)?), follow)
+                console(&lab.console(&lab.machine(&node)?), follow)
             }
             LabCommand::Dns { profile, action } => dns::run(places, &profile, action),
             LabCommand::Down { profile } => {
                 let lab = lab(places, &profile)?;
                 let there = lab.down()?;
                 Store::at(places.store()?).forget(RootKind::Lab, &lab.profile.name)?;
+                disks::forget(places, &lab)?;
                 log::info!("{}", if there { "the lab is gone" } else { "there was no lab" });
                 Ok(())
             }
@@ -222,26 +284,26 @@ fn lab(places: &Places, profile: &str) -> anyhow::Result<Lab> {
 fn power(
     places: &Places,
     targets: &Targets,
-    act: fn(&Live<'_>, &[&crate::profile::Node]) -> anyhow::Result<()>,
+    act: fn(&Live<'_>, &[Machine<'_>]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let lab = lab(places, &targets.profile)?;
     let live = lab.live()?;
     let _lock = Lock::take(&lab.dir)?;
-    act(&live, &lab.nodes(&targets.nodes)?)
+    act(&live, &lab.machines(&targets.nodes)?)
 }
 
 fn exec(places: &Places, profile: &str, node: &str, command: &[String]) -> anyhow::Result<()> {
     let lab = lab(places, profile)?;
-    let (live, node) = (lab.live()?, lab.node(node)?);
+    let (live, machine) = (lab.live()?, lab.machine(node)?);
     if live.driver() == Driver::Container {
-        return guest::become_in_container(&live, node, command).map(drop);
+        return guest::become_in_container(&live, machine, command).map(drop);
     }
-    let outcome = guest::run_in_vm(&live, node, command)?;
+    let outcome = guest::run_in_vm(&live, machine, command)?;
     std::io::stdout().write_all(&outcome.stdout).context("writing the output")?;
     std::io::stderr().write_all(&outcome.stderr).context("writing the output")?;
     match outcome.code {
         0 => Ok(()),
-        code => bail!("`{}` ended with exit code {code} on `{}`", command.join(" "), node.name),
+        code => Err(Ended::with(code, &command.join(" "), &machine.name()).into()),
     }
 }
 

@@ -6,9 +6,9 @@
 use anyhow::Context as _;
 use camino::Utf8Path;
 
-use super::host::{Host, TREE};
+use super::host::Host;
+use super::machine::Machine;
 use super::process::Process;
-use crate::profile::Node;
 
 /// Where a container finds its seed; the node's disk step looks there when it runs in a container.
 const SEED: &str = "/run/kiln-seed.tar";
@@ -24,14 +24,14 @@ ip link set "v$1" master br0 up"#;
 /// What a container is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Container<'a> {
-    /// The node.
-    pub node: &'a Node,
-    /// Its place in the profile, from 1; names its network devices, which may not be longer than 15 characters.
-    pub index: usize,
+    /// What it is.
+    pub machine: Machine<'a>,
     /// Its machine id.
     pub uuid: &'a str,
     /// Its directory in the lab.
     pub dir: &'a Utf8Path,
+    /// The tree it runs, on the lab host.
+    pub tree: &'a str,
 }
 
 impl Container<'_> {
@@ -43,9 +43,9 @@ impl Container<'_> {
         if self.supervisor(host)?.is_some() {
             return Ok(());
         }
-        let (index, name) = (self.index.to_string(), &self.node.name);
+        let (index, name) = (self.machine.index().to_string(), &self.machine.name());
         host.tool("sh")?
-            .args(["-c", PLUG, "kiln-lab-plug", &index, &self.node.mac.to_string()])
+            .args(["-c", PLUG, "kiln-lab-plug", &index, &self.machine.node.mac.to_string()])
             .run()
             .with_context(|| format!("plugging `{name}` into the lab's network"))?;
         // The handle is let go: the container stays when kiln ends.
@@ -71,6 +71,20 @@ impl Container<'_> {
         supervisor.wait_gone()
     }
 
+    /// Stops it where it is, or lets it go on.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    pub fn freeze(&self, host: &Host, frozen: bool) -> anyhow::Result<()> {
+        let (name, frozen) = (self.machine.name(), if frozen { "1" } else { "0" });
+        let script = r#"cd "/sys/fs/cgroup/$1" && echo "$2" > cgroup.freeze
+            until grep -qx "frozen $2" cgroup.events; do sleep 0.01; done"#;
+        host.tool("timeout")?
+            .args(["10", "sh", "-c", script, "kiln-lab-freeze", &name, frozen])
+            .run()
+            .with_context(|| format!("freezing `{name}`"))
+    }
+
     /// Whether it is powered on.
     ///
     /// # Errors
@@ -89,14 +103,14 @@ impl Container<'_> {
     }
 
     fn supervisor(&self, host: &Host) -> anyhow::Result<Option<Process>> {
-        host.running("systemd-nspawn", &[&format!("--machine={}", self.node.name)])
+        host.running("systemd-nspawn", &[&format!("--machine={}", self.machine.name())])
     }
 
     fn arguments(&self) -> Vec<String> {
         vec![
-            format!("--machine={}", self.node.name),
+            format!("--machine={}", self.machine.name()),
             format!("--uuid={}", self.uuid),
-            format!("--directory={TREE}"),
+            format!("--directory={}", self.tree),
             "--volatile=overlay".into(),
             "--boot".into(),
             // The machine's own systemd, if it has one, hears nothing of this.
@@ -107,7 +121,7 @@ impl Container<'_> {
             "--resolv-conf=off".into(),
             "--timezone=off".into(),
             "--console=read-only".into(),
-            format!("--network-namespace-path=/run/netns/n{}", self.index),
+            format!("--network-namespace-path=/run/netns/n{}", self.machine.index()),
             // The node has its own firewall and configures its own card.
             "--capability=CAP_NET_ADMIN".into(),
             format!("--bind={}:/var/lib/kiln", self.dir.join("data")),
@@ -124,10 +138,10 @@ mod tests {
     fn the_command_line_is_the_reviewed_one() {
         let profile = super::super::dns::tests::profile();
         let container = Container {
-            node: &profile.nodes[1],
-            index: 2,
+            machine: Machine::named(&profile, "a2").unwrap(),
             uuid: "2ed6657d-e927-568b-95e1-2665a8aea6a2",
             dir: Utf8Path::new("/l/nodes/a2"),
+            tree: "/run/kiln-lab/tree",
         };
         assert_eq!(
             container.arguments().join("\n"),

@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
-use super::Live;
 use super::host::Host;
+use super::machine::Machine;
 use super::record::Driver;
+use super::vm::Vm;
+use super::{Live, Run};
 use crate::exit::Refusal;
-use crate::profile::Node;
 use crate::tool::{self, ToolError};
 
 /// Where a node's programs are; the operator's own `PATH` says nothing about a node.
@@ -35,11 +36,14 @@ pub struct Outcome {
 ///
 /// # Errors
 /// When the node is off or `nsenter` cannot be started; it does not return otherwise.
-pub fn become_in_container(live: &Live<'_>, node: &Node, command: &[String]) -> anyhow::Result<Infallible> {
-    let (dir, uuid) = (live.lab.node_dir(node), live.uuid(node));
-    let Some(init) = live.container(node, &dir, &uuid).init(&live.host)? else {
-        let hint = format!("kiln lab start {} {}", live.lab.profile.name, node.name);
-        return Err(Refusal::new(format!("node `{}` is off", node.name), hint).into());
+pub fn become_in_container(live: &Live<'_>, machine: Machine<'_>, command: &[String]) -> anyhow::Result<Infallible> {
+    let init = live.with_parts(machine, |run| match run {
+        Run::Container(container) => container.init(&live.host),
+        Run::Vm(_) => Ok(None),
+    })?;
+    let Some(init) = init else {
+        let hint = format!("kiln lab start {} {}", live.lab.profile.name, machine.name());
+        return Err(Refusal::new(format!("node `{}` is off", machine.name()), hint).into());
     };
     // `--wd=/` would be the / of the caller, which is not there inside; alone it is where the first process of the node is.
     let enter = ["--target".to_owned(), init.pid.to_string(), "--all".into(), "--wd".into(), "--".into()];
@@ -74,16 +78,21 @@ fn become_program(arguments: impl Iterator<Item = String>) -> anyhow::Result<Inf
 ///
 /// # Errors
 /// When the agent does not answer; a command that fails is an outcome.
-pub fn run_in_vm(live: &Live<'_>, node: &Node, command: &[String]) -> anyhow::Result<Outcome> {
-    let (dir, uuid) = (live.lab.node_dir(node), live.uuid(node));
-    let vm = live.vm(node, &dir, &uuid);
+pub fn run_in_vm(live: &Live<'_>, machine: Machine<'_>, command: &[String]) -> anyhow::Result<Outcome> {
+    live.with_parts(machine, |run| match run {
+        Run::Vm(vm) => run_by_agent(&vm, &live.host, command),
+        Run::Container(_) => bail!("`{}` is no VM", machine.name()),
+    })
+}
+
+fn run_by_agent(vm: &Vm<'_>, host: &Host, command: &[String]) -> anyhow::Result<Outcome> {
     let Some((program, arguments)) = command.split_first() else { bail!("there is no command to run") };
     let start = json!({ "execute": "guest-exec",
         "arguments": { "path": program, "arg": arguments, "capture-output": true, "env": [PATH] } });
-    let pid = vm.ask_agent(&live.host, &start)?["pid"].clone();
+    let pid = vm.ask_agent(host, &start)?["pid"].clone();
     loop {
         let ask = json!({ "execute": "guest-exec-status", "arguments": { "pid": pid } });
-        let answer = vm.ask_agent(&live.host, &ask)?;
+        let answer = vm.ask_agent(host, &ask)?;
         if answer["exited"] == true {
             let code = answer["exitcode"].as_i64();
             let signal = answer["signal"].as_i64().map(|s| 128 + s);

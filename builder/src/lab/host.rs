@@ -23,8 +23,15 @@ const MARK: &str = "kiln-lab-hold";
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How often its progress is looked at. It tells by a file, because it must not hold a pipe to a kiln that may be killed.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Where the image's tree is mounted on the lab host.
+/// Where the tree of the lab's own image is mounted on the lab host.
 pub const TREE: &str = "/run/kiln-lab/tree";
+/// Below which the trees of other images are mounted.
+const TREES: &str = "/run/kiln-lab/trees";
+
+/// Where the tree of another image is mounted on the lab host.
+pub fn tree_of(key: &str) -> String {
+    format!("{TREES}/{key}")
+}
 
 /// A lab host that is up.
 #[derive(Clone, Debug)]
@@ -172,19 +179,20 @@ impl Host {
         fs_err::File::open(format!("/proc/{}/ns/net", self.holder.pid)).context("opening the lab's network namespace")
     }
 
-    /// Mounts the root file system of a raw disk image read-only on [`TREE`], if it is not there already.
+    /// Mounts the root file system of a raw disk image read-only on `point`, if nothing is there already.
     ///
     /// # Errors
     /// When it cannot be mounted.
-    pub fn mount_tree(&self, raw: &Utf8Path, offset: u64) -> anyhow::Result<()> {
+    pub fn mount_tree(&self, point: &str, raw: &Utf8Path, offset: u64) -> anyhow::Result<()> {
         // Free loop devices are found and then taken in two steps: another lab may be quicker in between.
-        let script = r#"mountpoint -q "$1" && exit 0
+        let script = r#"mkdir -p "$1"
+            mountpoint -q "$1" && exit 0
             for try in 1 2 3 4 5; do mount -t ext4 -o "$2" "$3" "$1" && exit 0; sleep 0.2; done
             exit 1"#;
         // `noload`: a journal is never replayed into the store's image.
         let options = format!("ro,noload,loop,offset={offset}");
         self.tool("sh")?
-            .args(["-c", script, "kiln-lab-mount", TREE, &options, raw.as_str()])
+            .args(["-c", script, "kiln-lab-mount", point, &options, raw.as_str()])
             .run()
             .with_context(|| format!("mounting the root file system in `{raw}`"))
     }

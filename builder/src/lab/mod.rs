@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "an edge: copies seeds into the lab")]
 
 pub mod container;
+pub mod data_disk;
 pub mod dhcp;
 pub mod dns;
 pub mod dnsmasq;
@@ -14,9 +15,11 @@ pub mod domain_xml;
 pub mod guest;
 pub mod host;
 pub mod kvm;
+pub mod machine;
 pub mod process;
 pub mod query;
 pub mod record;
+pub mod reimage;
 pub mod root_partition;
 pub mod status;
 pub mod up;
@@ -30,10 +33,12 @@ use crate::exit::Refusal;
 use crate::pki::Pki;
 use crate::profile::{Node, Profile};
 use container::Container;
+use data_disk::DataDisk;
 use dnsmasq::Dnsmasq;
 use domain_xml::Accelerator;
-use host::{Host, node_dir};
-use record::{Driver, Lock, Record};
+use host::{Host, TREE, node_dir, tree_of};
+use machine::Machine;
+use record::{Driver, LabImage, Lock, Record};
 use status::LabStatus;
 use vm::Vm;
 
@@ -120,15 +125,29 @@ impl Lab {
         free.ok_or_else(|| refuse("the profile's network has no address left for the lab host").into())
     }
 
-    /// The nodes of these names; all of them when none is named.
+    /// The machines of these names; all nodes when none is named.
     ///
     /// # Errors
     /// [`Refusal`] for a name that is not in the profile.
-    pub fn nodes(&self, names: &[String]) -> anyhow::Result<Vec<&Node>> {
+    pub fn machines(&self, names: &[String]) -> anyhow::Result<Vec<Machine<'_>>> {
         if names.is_empty() {
-            return Ok(self.profile.nodes.iter().collect());
+            return Ok(Machine::all(&self.profile).collect());
         }
-        names.iter().map(|name| self.node(name)).collect()
+        names.iter().map(|name| self.machine(name)).collect()
+    }
+
+    /// The machine of that name: a node, or a clone that was made of one.
+    ///
+    /// # Errors
+    /// [`Refusal`] when there is none.
+    pub fn machine(&self, name: &str) -> anyhow::Result<Machine<'_>> {
+        let Some(machine) = Machine::named(&self.profile, name) else { return Err(self.no_node(name)) };
+        if machine.clone && !self.machine_dir(&machine).exists() {
+            let what = format!("no clone was made of `{}`", machine.node.name);
+            let hint = format!("kiln lab clone {} {}", self.profile.name, machine.node.name);
+            return Err(Refusal::new(what, hint).into());
+        }
+        Ok(machine)
     }
 
     /// The node of that name, short or full.
@@ -136,97 +155,74 @@ impl Lab {
     /// # Errors
     /// [`Refusal`] when it is not in the profile.
     pub fn node(&self, name: &str) -> anyhow::Result<&Node> {
+        self.profile.node(name).ok_or_else(|| self.no_node(name))
+    }
+
+    fn no_node(&self, name: &str) -> anyhow::Error {
         let all: Vec<&str> = self.profile.nodes.iter().map(|n| n.name.as_str()).collect();
-        let refusal = || {
-            let what = format!("profile `{}` has no node `{name}`", self.profile.name);
-            Refusal::new(what, format!("its nodes are {}", all.join(", ")))
-        };
-        self.profile.node(name).ok_or_else(|| refusal().into())
+        let what = format!("profile `{}` has no node `{name}`", self.profile.name);
+        Refusal::new(what, format!("its nodes are {}", all.join(", "))).into()
     }
 
-    /// Where a node's things are.
-    pub fn node_dir(&self, node: &Node) -> Utf8PathBuf {
-        node_dir(&self.dir, &node.name)
+    /// Where a machine's things are.
+    pub fn machine_dir(&self, machine: &Machine<'_>) -> Utf8PathBuf {
+        node_dir(&self.dir, &machine.name())
     }
 
-    /// The node's console, from its first start on.
-    pub fn console(&self, node: &Node) -> Utf8PathBuf {
-        self.node_dir(node).join("console.log")
+    /// The machine's console, from its first start on.
+    pub fn console(&self, machine: &Machine<'_>) -> Utf8PathBuf {
+        self.machine_dir(machine).join("console.log")
     }
 }
 
 impl Live<'_> {
-    /// Powers nodes on, those that are off.
+    /// Powers machines on, those that are off.
     ///
     /// # Errors
     /// When one cannot be started.
-    pub fn start(&self, nodes: &[&Node]) -> anyhow::Result<()> {
-        let accelerator = match self.record.driver {
-            Driver::Container => None,
-            Driver::Vm => Some(kvm::choose(
-                &self.host,
-                &self.record.image.qcow2,
-                &self.lab.dir,
-                &self.lab.home.join("kvm-probe.json"),
-            )?),
-        };
-        nodes.iter().try_for_each(|node| {
-            self.ensure_node(node)?;
-            self.start_one(node, accelerator)
+    pub fn start(&self, machines: &[Machine<'_>]) -> anyhow::Result<()> {
+        machines.iter().try_for_each(|machine| {
+            self.ensure_files(machine)?;
+            self.with_parts(*machine, |run| match run {
+                Run::Container(container) => {
+                    self.ensure_tree(machine)?;
+                    container.start(&self.host)
+                }
+                Run::Vm(vm) => {
+                    vm.ensure_disks(&self.host)?;
+                    vm.start(&self.host, self.accelerator()?)
+                }
+            })
         })
     }
 
-    fn start_one(&self, node: &Node, accelerator: Option<Accelerator>) -> anyhow::Result<()> {
-        let (dir, uuid) = (self.lab.node_dir(node), self.uuid(node));
-        match accelerator {
-            None => self.container(node, &dir, &uuid).start(&self.host),
-            Some(accelerator) => {
-                let vm = self.vm(node, &dir, &uuid);
-                vm.ensure_disks(&self.host)?;
-                vm.start(&self.host, accelerator)
-            }
-        }
+    fn accelerator(&self) -> anyhow::Result<Accelerator> {
+        let memory = self.lab.home.join("kvm-probe.json");
+        kvm::choose(&self.host, &self.record.image.qcow2, &self.lab.dir, &memory)
     }
 
-    /// Pulls the plug of nodes, those that are on.
+    /// Pulls the plug of machines, those that are on.
     ///
     /// # Errors
     /// When one does not end.
-    pub fn kill(&self, nodes: &[&Node]) -> anyhow::Result<()> {
-        nodes.iter().try_for_each(|node| {
-            let (dir, uuid) = (self.lab.node_dir(node), self.uuid(node));
-            match self.record.driver {
-                Driver::Container => self.container(node, &dir, &uuid).kill(&self.host),
-                Driver::Vm => self.vm(node, &dir, &uuid).kill(&self.host),
-            }
+    pub fn kill(&self, machines: &[Machine<'_>]) -> anyhow::Result<()> {
+        machines.iter().try_for_each(|machine| {
+            self.with_parts(*machine, |run| match run {
+                Run::Container(container) => container.kill(&self.host),
+                Run::Vm(vm) => vm.kill(&self.host),
+            })
         })
     }
 
-    /// Pulls a node's plug and gives it a blank data disk.
-    ///
-    /// # Errors
-    /// When it does not end or its data cannot be removed.
-    pub fn wipe(&self, node: &Node) -> anyhow::Result<()> {
-        self.kill(&[node])?;
-        let dir = self.lab.node_dir(node);
-        for (path, is_dir) in [(dir.join("data"), true), (dir.join("data.raw"), false)] {
-            if path.exists() {
-                if is_dir { fs_err::remove_dir_all(path) } else { fs_err::remove_file(path) }?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a node is powered on.
+    /// Whether a machine is powered on.
     ///
     /// # Errors
     /// When `/proc` cannot be read.
-    pub fn is_on(&self, node: &Node) -> anyhow::Result<bool> {
-        let (dir, uuid) = (self.lab.node_dir(node), self.uuid(node));
-        match self.record.driver {
-            Driver::Container => self.container(node, &dir, &uuid).is_running(&self.host),
-            Driver::Vm => self.vm(node, &dir, &uuid).is_running(&self.host),
-        }
+    pub fn is_on(&self, machine: Machine<'_>) -> anyhow::Result<bool> {
+        self.with_parts(machine, |run| match run {
+            Run::Container(container) => container.is_running(&self.host),
+            Run::Vm(vm) => vm.is_running(&self.host),
+        })
     }
 
     /// Where every node stands, by its own word.
@@ -235,7 +231,7 @@ impl Live<'_> {
     /// When the nodes cannot be asked; one that does not answer is part of the status.
     pub fn status(&self) -> anyhow::Result<LabStatus> {
         let nodes = &self.lab.profile.nodes;
-        let powered = nodes.iter().map(|n| self.is_on(n)).collect::<Result<Vec<_>, _>>()?;
+        let powered = Machine::all(&self.lab.profile).map(|m| self.is_on(m)).collect::<Result<Vec<_>, _>>()?;
         let answers = query::ask_all(&self.host, &self.pki, &self.lab.profile)?;
         for (node, answer) in nodes.iter().zip(&answers) {
             if let Err(error) = answer {
@@ -259,35 +255,51 @@ impl Live<'_> {
         dns.ensure(&self.host, &config)
     }
 
-    /// Makes what a node needs before its first start: its directory and its seed, and a container's data directory.
-    fn ensure_node(&self, node: &Node) -> anyhow::Result<()> {
-        let dir = self.lab.node_dir(node);
+    /// Makes what a machine needs before its first start: its directory and its seed, and a container's data directory.
+    fn ensure_files(&self, machine: &Machine<'_>) -> anyhow::Result<()> {
+        let dir = self.lab.machine_dir(machine);
         fs_err::create_dir_all(&dir)?;
         if self.record.driver == Driver::Container {
-            fs_err::create_dir_all(dir.join("data"))?;
+            fs_err::create_dir_all(self.data_disk(machine).path())?;
         }
         let seed = dir.join("seed.tar");
         if !seed.exists() {
-            copy_secret(&self.pki.seed(&node.name), &seed)?;
+            copy_secret(&self.pki.seed(&machine.node.name), &seed)?;
         }
         Ok(())
     }
 
-    fn container<'b>(&self, node: &'b Node, dir: &'b Utf8Path, uuid: &'b str) -> Container<'b> {
-        Container { node, index: self.index(node), uuid, dir }
+    /// Makes the tree of a machine's image visible on the lab host. The lab's own image is mounted since `up`.
+    fn ensure_tree(&self, machine: &Machine<'_>) -> anyhow::Result<()> {
+        let image = self.record.image_of(&machine.node.name);
+        self.host.mount_tree(&self.tree(image), &image.raw, root_partition::offset(&image.raw)?)
     }
 
-    fn vm<'b>(&'b self, node: &'b Node, dir: &'b Utf8Path, uuid: &'b str) -> Vm<'b> {
-        Vm { node, index: self.index(node), uuid, dir, image: &self.record.image.qcow2 }
+    fn tree(&self, image: &LabImage) -> String {
+        if image.key == self.record.image.key { TREE.to_owned() } else { tree_of(&image.key) }
     }
 
-    fn uuid(&self, node: &Node) -> String {
-        node.vm_uuid(&self.pki.charter().cluster)
+    fn data_disk(&self, machine: &Machine<'_>) -> DataDisk {
+        DataDisk::of(self.record.driver, &self.lab.machine_dir(machine))
     }
 
-    fn index(&self, node: &Node) -> usize {
-        self.lab.profile.nodes.iter().position(|n| n.name == node.name).map_or(0, |i| i + 1)
+    /// Hands a machine, as its driver runs it, to `act`.
+    fn with_parts<T>(&self, machine: Machine<'_>, act: impl FnOnce(Run<'_>) -> T) -> T {
+        let (dir, uuid) = (self.lab.machine_dir(&machine), machine.uuid(&self.pki.charter().cluster));
+        let image = self.record.image_of(&machine.node.name);
+        match self.record.driver {
+            Driver::Container => {
+                act(Run::Container(Container { machine, uuid: &uuid, dir: &dir, tree: &self.tree(image) }))
+            }
+            Driver::Vm => act(Run::Vm(Vm { machine, uuid: &uuid, dir: &dir, image: &image.qcow2 })),
+        }
     }
+}
+
+/// A machine as its driver runs it.
+enum Run<'a> {
+    Container(Container<'a>),
+    Vm(Vm<'a>),
 }
 
 /// Copies a secret to a file that only root may read, by one rename.

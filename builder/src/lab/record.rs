@@ -1,6 +1,8 @@
 //! What a lab remembers on disk: what it was made from and how its DNS is bent. What runs is never remembered, it is looked at.
 #![expect(clippy::disallowed_methods, reason = "an edge: reads and writes the lab's record")]
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use nix::fcntl::{Flock, FlockArg};
@@ -43,6 +45,9 @@ pub struct Record {
     pub driver: Driver,
     /// What they run.
     pub image: LabImage,
+    /// What those run, by node, that have been reimaged with something else since.
+    #[serde(default)]
+    pub reimaged: BTreeMap<String, LabImage>,
     /// How its DNS differs from the profile.
     #[serde(default)]
     pub bends: Bends,
@@ -66,6 +71,20 @@ impl Record {
         match record.schema {
             1 => Ok(Some(record)),
             other => bail!("the lab's record `{file}` has schema {other}, this kiln knows 1"),
+        }
+    }
+
+    /// What the node of this name, and its clone, runs.
+    pub fn image_of(&self, node: &str) -> &LabImage {
+        self.reimaged.get(node).unwrap_or(&self.image)
+    }
+
+    /// Has the node of this name run `image` from its next start on.
+    pub fn set_image(&mut self, node: &str, image: LabImage) {
+        if image.key == self.image.key {
+            self.reimaged.remove(node);
+        } else {
+            self.reimaged.insert(node.to_owned(), image);
         }
     }
 
@@ -113,6 +132,10 @@ mod tests {
     use super::*;
     use crate::lab::dns::{Bend, Bent};
 
+    fn image(key: &str) -> LabImage {
+        LabImage { key: key.into(), raw: format!("/{key}/disk.raw").into(), qcow2: format!("/{key}/disk.qcow2").into() }
+    }
+
     #[test]
     fn reads_back_what_it_wrote() {
         let scratch = tempfile::tempdir().unwrap();
@@ -123,12 +146,19 @@ mod tests {
             schema: 1,
             profile: "lab".into(),
             driver: Driver::Container,
-            image: LabImage { key: "k".into(), raw: "/s/disk.raw".into(), qcow2: "/s/disk.qcow2".into() },
+            image: image("k"),
+            reimaged: BTreeMap::from([("etcd2".into(), image("l"))]),
             bends: Bends::from([("etcd1".into(), bend)]),
             dns_stopped: true,
         };
         record.write(dir).unwrap();
-        assert_eq!(Record::read(dir).unwrap(), Some(record));
+        assert_eq!(Record::read(dir).unwrap(), Some(record.clone()));
+
+        let mut record = record;
+        assert_eq!([record.image_of("etcd1"), record.image_of("etcd2")], [&image("k"), &image("l")]);
+        record.set_image("etcd2", image("k"));
+        record.set_image("etcd1", image("m"));
+        assert_eq!(record.reimaged, BTreeMap::from([("etcd1".into(), image("m"))]));
     }
 
     #[test]

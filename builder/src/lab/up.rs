@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::dnsmasq::Dnsmasq;
-use super::host::Host;
+use super::host::{Host, TREE};
+use super::machine::Machine;
 use super::record::{Driver, LabImage, Lock, Record};
 use super::status::LabStatus;
 use super::{Lab, Live, dhcp, root_partition, vm};
 use crate::exit::{Refusal, TryAgain};
-use crate::profile::Node;
 
 /// How often containers are asked while they form: often enough to time their milestones.
 const LOOK_AT_CONTAINERS: Duration = Duration::from_millis(250);
@@ -44,7 +44,7 @@ impl Lab {
         _lock: &Lock,
         image: LabImage,
         driver: Option<Driver>,
-        nodes: &[&Node],
+        machines: &[Machine<'_>],
     ) -> anyhow::Result<Live<'_>> {
         let name = &self.profile.name;
         let record = match Record::read(&self.dir)? {
@@ -53,6 +53,7 @@ impl Lab {
                 profile: name.clone(),
                 driver: driver.unwrap_or(Driver::Vm),
                 image,
+                reimaged: BTreeMap::new(),
                 bends: BTreeMap::new(),
                 dns_stopped: false,
             },
@@ -74,7 +75,7 @@ impl Lab {
         let address = self.host_address()?;
         let subnet = self.profile.network.subnet;
         let host = Host::ensure(&self.dir, "host1", (address, subnet.prefix()), &[&self.store])?;
-        host.mount_tree(&record.image.raw, root_partition::offset(&record.image.raw)?)?;
+        host.mount_tree(TREE, &record.image.raw, root_partition::offset(&record.image.raw)?)?;
         let leases = self.dir.join("dhcp.leases");
         Dnsmasq::dhcp(&self.dir).ensure(&host, &dhcp::config(&self.profile, address, &leases))?;
         if record.driver == Driver::Vm {
@@ -82,7 +83,7 @@ impl Lab {
         }
         let live = self.with(host, record)?;
         live.apply_dns()?;
-        live.start(nodes)?;
+        live.start(machines)?;
         Ok(live)
     }
 }

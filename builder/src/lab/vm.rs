@@ -10,7 +10,7 @@ use camino::Utf8Path;
 
 use super::domain_xml::{self, Accelerator, Domain};
 use super::host::Host;
-use crate::profile::Node;
+use super::machine::Machine;
 use crate::tool::{Tool, ToolError};
 
 /// How long libvirtd may take until it answers; it asks every QEMU it finds for its features, about two seconds each.
@@ -27,10 +27,8 @@ const LIBVIRTD_CONF: &str = "auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nu
 /// What a VM is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Vm<'a> {
-    /// The node.
-    pub node: &'a Node,
-    /// Its place in the profile, from 1.
-    pub index: usize,
+    /// What it is.
+    pub machine: Machine<'a>,
     /// Its UUID.
     pub uuid: &'a str,
     /// Its directory in the lab.
@@ -73,13 +71,13 @@ impl Vm<'_> {
             host.tool("qemu-img")?
                 .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", self.image.as_str(), new.as_str()])
                 .run()
-                .with_context(|| format!("making the root disk of `{}`", self.node.name))?;
+                .with_context(|| format!("making the root disk of `{}`", self.machine.name()))?;
             fs_err::rename(new, root)?;
         }
         let data = self.dir.join("data.raw");
         if !data.exists() {
             let new = self.dir.join("data.raw.new");
-            fs_err::File::create(&new)?.set_len(u64::from(self.node.data_gib) << 30)?;
+            fs_err::File::create(&new)?.set_len(u64::from(self.machine.node.data_gib) << 30)?;
             fs_err::rename(new, data)?;
         }
         Ok(())
@@ -93,7 +91,7 @@ impl Vm<'_> {
         if self.is_running(host)? {
             return Ok(());
         }
-        let name = &self.node.name;
+        let name = &self.machine.name();
         let xml = self.dir.join("domain.xml");
         fs_err::write(&xml, domain_xml::render(&self.domain(accelerator)))?;
         virsh(host)?.args(["define", xml.as_str()]).run().with_context(|| format!("defining the VM `{name}`"))?;
@@ -109,9 +107,30 @@ impl Vm<'_> {
             return Ok(());
         }
         virsh(host)?
-            .args(["destroy", &self.node.name])
+            .args(["destroy", &self.machine.name()])
             .run()
-            .with_context(|| format!("powering `{}` off", self.node.name))
+            .with_context(|| format!("powering `{}` off", self.machine.name()))
+    }
+
+    /// Throws its root disk away; the next start makes a fresh overlay.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn drop_root(&self) -> anyhow::Result<()> {
+        match fs_err::remove_file(self.dir.join("root.qcow2")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Stops it where it is, or lets it go on.
+    ///
+    /// # Errors
+    /// When libvirt refuses.
+    pub fn freeze(&self, host: &Host, frozen: bool) -> anyhow::Result<()> {
+        let name = self.machine.name();
+        let verb = if frozen { "suspend" } else { "resume" };
+        virsh(host)?.args([verb, &name]).run().with_context(|| format!("freezing `{name}`"))
     }
 
     /// Whether it is powered on.
@@ -128,27 +147,27 @@ impl Vm<'_> {
     /// When the VM is off or its agent does not answer.
     pub fn ask_agent(&self, host: &Host, command: &serde_json::Value) -> anyhow::Result<serde_json::Value> {
         let text = virsh(host)?
-            .args(["qemu-agent-command", &self.node.name, &command.to_string(), "--timeout", "10"])
+            .args(["qemu-agent-command", &self.machine.name(), &command.to_string(), "--timeout", "10"])
             .read()
-            .with_context(|| format!("asking the guest agent of `{}`", self.node.name))?;
+            .with_context(|| format!("asking the guest agent of `{}`", self.machine.name()))?;
         let answer: serde_json::Value = serde_json::from_str(&text).context("reading the guest agent's answer")?;
         Ok(answer["return"].clone())
     }
 
     fn domain(&self, accelerator: Accelerator) -> Domain {
         Domain {
-            name: self.node.name.clone(),
+            name: self.machine.name(),
             uuid: self.uuid.to_owned(),
             accelerator,
-            memory_mib: self.node.memory_mib,
-            vcpus: self.node.vcpus,
+            memory_mib: self.machine.node.memory_mib,
+            vcpus: self.machine.node.vcpus,
             root: self.dir.join("root.qcow2"),
             data: self.dir.join("data.raw"),
             seed: self.dir.join("seed.tar"),
             console: self.dir.join("console.log"),
             bridge: "br0".into(),
-            tap: format!("tap{}", self.index),
-            mac: self.node.mac,
+            tap: format!("tap{}", self.machine.index()),
+            mac: self.machine.node.mac,
         }
     }
 }

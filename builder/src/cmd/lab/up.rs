@@ -40,15 +40,15 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let began = Instant::now();
     let lab = lab(places, &source.profile)?;
-    let nodes = lab.nodes(names)?;
+    let machines = lab.machines(names)?;
     let image = prepare(places, source, &lab)?;
     let mut seconds = Seconds { built: began.elapsed().as_secs_f64(), ..Seconds::default() };
     let key = image.key.clone();
     let lock = Lock::take(&lab.dir)?;
-    let live = lab.bring_up(&lock, image, driver, &nodes)?;
+    let live = lab.bring_up(&lock, image, driver, &machines)?;
     drop(lock);
     seconds.started = began.elapsed().as_secs_f64();
-    log::info!("{:6.1} s  {} nodes are powered on", seconds.started, nodes.len());
+    log::info!("{:6.1} s  {} nodes are powered on", seconds.started, machines.len());
     let status = if no_wait || !names.is_empty() {
         live.status()?
     } else {
@@ -93,12 +93,17 @@ fn prepare(places: &Places, source: &SourceArgs, lab: &Lab) -> anyhow::Result<La
     if !profile.lock_file().exists() {
         lock::write(places, profile, None)?;
     }
+    built(places, source, &profile.name)
+}
+
+/// The profile's image, built if it is not in the store, and kept there under the name of a root.
+pub(super) fn built(places: &Places, source: &SourceArgs, root: &str) -> anyhow::Result<LabImage> {
     let store = Store::at(places.store()?);
     let (_, plan) = source.read(places)?.plan(&store)?;
     store.hold()?;
     let built = build::build(&store, &plan, false)?;
     // For as long as the lab is up its machines read from the image.
-    store.keep(RootKind::Lab, &profile.name, &built.key, now)?;
+    store.keep(RootKind::Lab, root, &built.key, clock::now())?;
     let path = |path: std::path::PathBuf| {
         let path = Utf8PathBuf::try_from(path).context("reading the path of the image")?;
         camino::absolute_utf8(&path).with_context(|| format!("resolving `{path}`"))

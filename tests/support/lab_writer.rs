@@ -1,0 +1,85 @@
+//! A client of a lab that goes on writing whatever happens to the nodes, and knows what it was promised.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use crate::lab::Lab;
+
+/// Where its keys are.
+const PREFIX: &str = "written/";
+
+/// The client.
+#[derive(Debug)]
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicUsize>,
+    thread: JoinHandle<Written>,
+}
+
+/// What it was promised.
+#[derive(Debug)]
+pub struct Written {
+    keys: BTreeMap<String, String>,
+}
+
+impl Writer {
+    /// Starts writing one key after the other.
+    pub fn start(lab: &Lab) -> Self {
+        let lab = lab.handle();
+        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (ended, count) = (Arc::clone(&stop), Arc::clone(&acknowledged));
+        let thread = std::thread::spawn(move || {
+            let mut keys = BTreeMap::new();
+            for n in 0.. {
+                if ended.load(Ordering::SeqCst) {
+                    break;
+                }
+                let (key, value) = (format!("{PREFIX}{n:06}"), format!("value {n}"));
+                let done = lab.run(&["etcdctl", "--command-timeout=2s", "put", &key, &value]);
+                // Not acknowledged is not promised: it may or may not be there.
+                if done.status.success() {
+                    keys.insert(key, value);
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            Written { keys }
+        });
+        Self { stop, acknowledged, thread }
+    }
+
+    /// How many writes were acknowledged up to now.
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// Ends it; what it was promised.
+    ///
+    /// # Panics
+    /// When the client died.
+    pub fn stop(self) -> Written {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().expect("the writer went on to its end")
+    }
+}
+
+impl Written {
+    /// That every acknowledged write is there, read with `more` arguments of etcdctl.
+    ///
+    /// # Panics
+    /// When one is missing or has another value, or nothing was acknowledged at all.
+    pub fn all_are_there(&self, lab: &Lab, more: &[&str]) {
+        assert!(!self.keys.is_empty(), "nothing was acknowledged, so nothing is shown");
+        let said = lab.ok(&[&["etcdctl", "get", "--prefix", PREFIX], more].concat());
+        let lines: Vec<&str> = said.lines().collect();
+        let there: BTreeMap<&str, &str> = lines.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        let lost: Vec<&String> = self
+            .keys
+            .iter()
+            .filter(|(key, value)| there.get(key.as_str()) != Some(&value.as_str()))
+            .map(|(key, _)| key)
+            .collect();
+        assert!(lost.is_empty(), "{} of {} acknowledged writes are lost: {lost:?}", lost.len(), self.keys.len());
+    }
+}
