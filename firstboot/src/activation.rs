@@ -11,7 +11,8 @@ use crate::message::ControlRequest;
 use crate::record::ACTIVATED;
 
 /// Lets clients in: at once after a restart of a node that has seen the activation, else when etcd tells of it, linearizably.
-pub(crate) async fn admit(hands: &mut Hands<'_>, desk: &Desk, open: bool) -> Result<bool> {
+/// `open`: it was done before in this boot; `due`: it is to be done now.
+pub(crate) async fn admit(hands: &mut Hands<'_>, desk: &Desk, open: bool, due: bool) -> Result<bool> {
     if !hands.state.activated_seen {
         let Ok((Some(_), _)) = desk.etcd.read(ACTIVATED).await else { return Ok(false) };
         hands.state.activated_seen = true;
@@ -19,8 +20,10 @@ pub(crate) async fn admit(hands: &mut Hands<'_>, desk: &Desk, open: bool) -> Res
         cut(Point::ActivationSeen);
         journal::tell(&journal::ACTIVATED, "the cluster is activated: every member of the charter votes", &[]);
     }
-    if !open {
+    if due {
         hands.control(ControlRequest::OpenClients).await?;
+    }
+    if due && !open {
         journal::tell(&journal::CLIENTS_OPEN, "clients are admitted on port 2379", &[]);
     }
     Ok(true)

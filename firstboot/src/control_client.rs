@@ -1,18 +1,36 @@
 //! Asks the root helper: one line of JSON each way.
+//!
+//! A connection is one helper, a process of its own that costs most of a second on an emulated machine. So one is kept for what is asked
+//! in a row, by [`hang_up`] at the latest.
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use crate::clock;
 use crate::disk_fact::DiskFacts;
 use crate::message::{ControlAnswer, ControlRequest};
 
 /// How long the helper may take; stopping etcd waits for it to hand over leadership and sync.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long one helper is asked. Its unit ends it after two minutes, which must not hit one that is at work.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// The helper that is being asked.
+static HELPER: Mutex<Option<Helper>> = Mutex::const_new(None);
+
+#[derive(Debug)]
+struct Helper {
+    socket: PathBuf,
+    since: Instant,
+    stream: BufReader<UnixStream>,
+}
 
 /// What the helper says of etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,23 +81,47 @@ pub async fn etcd(socket: &Path) -> Result<EtcdUnit> {
     }
 }
 
+/// Lets the helper go, so that none sits there idle.
+pub async fn hang_up() {
+    HELPER.lock().await.take();
+}
+
 async fn ask(socket: &Path, request: ControlRequest) -> Result<ControlAnswer> {
+    let mut kept = HELPER.lock().await;
+    let now = clock::monotonic();
+    // One that failed, or whose answer was not waited for, is never asked again: it is put back only after a whole exchange.
+    let helper = kept.take().filter(|helper| helper.socket == socket && now.duration_since(helper.since) < KEPT);
     let exchange = async {
-        let stream =
-            UnixStream::connect(socket).await.with_context(|| format!("connecting to `{}`", socket.display()))?;
-        let mut stream = BufReader::new(stream);
-        let mut line = serde_json::to_string(&request)?;
-        line.push('\n');
-        stream.write_all(line.as_bytes()).await?;
-        stream.flush().await?;
-        let mut answer = String::new();
-        stream.read_line(&mut answer).await?;
-        serde_json::from_str(&answer)
-            .with_context(|| format!("understanding the root helper's answer to `{request:?}`"))
+        let mut helper = match helper {
+            Some(helper) => helper,
+            None => Helper::connect(socket, now).await?,
+        };
+        let answer = helper.ask(request).await?;
+        Ok::<_, anyhow::Error>((helper, answer))
     };
-    let answer = timeout(LIMIT, exchange).await.context("waiting for the root helper")??;
+    let (helper, answer) = timeout(LIMIT, exchange).await.context("waiting for the root helper")??;
+    *kept = Some(helper);
     match answer {
         ControlAnswer::Failed(why) => bail!("{why}"),
         answer => Ok(answer),
+    }
+}
+
+impl Helper {
+    async fn connect(socket: &Path, now: Instant) -> Result<Self> {
+        let stream =
+            UnixStream::connect(socket).await.with_context(|| format!("connecting to `{}`", socket.display()))?;
+        Ok(Self { socket: socket.to_owned(), since: now, stream: BufReader::new(stream) })
+    }
+
+    async fn ask(&mut self, request: ControlRequest) -> Result<ControlAnswer> {
+        let mut line = serde_json::to_string(&request)?;
+        line.push('\n');
+        self.stream.write_all(line.as_bytes()).await?;
+        self.stream.flush().await?;
+        let mut answer = String::new();
+        self.stream.read_line(&mut answer).await?;
+        serde_json::from_str(&answer)
+            .with_context(|| format!("understanding the root helper's answer to `{request:?}`"))
     }
 }

@@ -25,8 +25,10 @@ use crate::system::Program;
 use crate::volume::VolumeLabel;
 use crate::wal;
 
-/// How long udev may take to name the two disks, in steps of 100 ms. The unit has waited for udev's queue before.
+/// How long udev may take to name the two disks once it has nothing else to do, in steps of 100 ms.
 const NAMING_STEPS: u32 = 30;
+/// How long it may have something to do, in steps of 100 ms: on an emulated machine with a busy host that has been seen to be a minute.
+const QUEUE_STEPS: u32 = 900;
 /// The one file that an empty directory of a container may hold: what a cut left of writing the label.
 const LABEL_REST: &str = "volume.json.new";
 
@@ -38,8 +40,12 @@ pub fn run(paths: &Paths) -> anyhow::Result<()> {
     journal::connect(paths.root());
     if !in_container(paths) {
         let named = || paths.disk(DATA_SERIAL).exists() && paths.disk(SEED_SERIAL).exists();
+        let step = |_| std::thread::sleep(Duration::from_millis(100));
+        // udev keeps this file for as long as it has events to handle.
+        let busy = || paths.root().join("run/udev/queue").exists();
+        (0..QUEUE_STEPS).take_while(|_| busy() && !named()).for_each(step);
         // A disk that is not there at all costs this wait once per boot.
-        (0..NAMING_STEPS).take_while(|_| !named()).for_each(|_| std::thread::sleep(Duration::from_millis(100)));
+        (0..NAMING_STEPS).take_while(|_| !named()).for_each(step);
     }
     let facts = settle(paths)?;
     let data = match &facts.data {

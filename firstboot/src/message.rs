@@ -1,7 +1,7 @@
 //! What agents say to each other on port 2382, and what the agent says to its root helper.
 //!
-//! Both are one request and one answer per connection: a big-endian `u32` length and that many bytes of JSON for agents,
-//! one line of JSON each way for the helper. Unknown fields are refused; a version is part of every agent request.
+//! Agents: one request and one answer per connection, a big-endian `u32` length and that many bytes of JSON. The helper: one line of
+//! JSON each way, as often as the connection lasts. Unknown fields are refused; a version is part of every agent request.
 
 use serde::{Deserialize, Serialize};
 

@@ -39,6 +39,10 @@ use crate::tls::{AgentTls, TlsParts};
 use crate::wait::{WaitReason, utc};
 use crate::{clock, control_client, custodian, hosts, journal, seed};
 
+/// The root helper is let go before a longer pause than this.
+const KEEP_HELPER: Duration = Duration::from_secs(1);
+/// How often clients are let in again: whoever loads the packet filter anew shuts them out without a word to anybody.
+const REOPEN: Duration = Duration::from_secs(60);
 /// For how long after its start a member asks its peers whether they remember a later boot of its volume. etcd is asked for ever.
 const ROLLBACK_WATCH: Duration = Duration::from_secs(120);
 
@@ -67,7 +71,7 @@ pub fn run(paths: &Paths) -> Result<()> {
             local: None,
             boots,
             hosts_kept: false,
-            clients_open: false,
+            clients_open: None,
             etcd_seen_up: None,
             back_off: BackOff::default(),
             asks_again: 0,
@@ -76,6 +80,9 @@ pub fn run(paths: &Paths) -> Result<()> {
         };
         loop {
             let pause = runner.round().await;
+            if pause > KEEP_HELPER {
+                control_client::hang_up().await;
+            }
             sleep(pause).await;
         }
     })
@@ -92,7 +99,8 @@ struct Runner<'a> {
     local: Option<Local>,
     boots: Boots,
     hosts_kept: bool,
-    clients_open: bool,
+    /// When clients were let in, for the last time.
+    clients_open: Option<Instant>,
     etcd_seen_up: Option<Instant>,
     back_off: BackOff,
     /// When the back-off ends, Unix seconds, to tell.
@@ -255,12 +263,18 @@ impl Runner<'_> {
             dns,
         };
         if matches!(decision, Decision::Restart { .. }) {
-            self.clients_open = admit(&mut hands, &self.desk, self.clients_open).await?;
+            let now = clock::monotonic();
+            // After a boot etcd is started before clients are let in.
+            if local.etcd.is_up() {
+                let due = self.clients_open.is_none_or(|since| now.duration_since(since) >= REOPEN);
+                if admit(&mut hands, &self.desk, self.clients_open.is_some(), due).await? && due {
+                    self.clients_open = Some(now);
+                }
+            }
             if settle(&mut hands, &self.desk).await? {
                 self.endings.stopped();
                 return Ok(Applied::Changed);
             }
-            let now = clock::monotonic();
             if local.etcd.is_up() {
                 self.endings.up(now);
             } else if let Some(count) = self.endings.down(now) {

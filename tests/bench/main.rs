@@ -9,6 +9,7 @@ use kiln_tests::node::text;
 use kiln_tests::program::{firstboot, kiln, run, workspace};
 use serde_json::Value;
 
+mod boot;
 mod formation;
 
 /// Runs of each short measurement; the median is printed.
@@ -29,6 +30,9 @@ fn main() {
     }
     if wanted("formation") {
         formation::compare();
+    }
+    if wanted("boot") {
+        boot::compare();
     }
 }
 

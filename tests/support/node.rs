@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests prepare and look at files")]
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::Ipv4Addr;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
@@ -351,16 +351,18 @@ impl Drop for Node {
 impl Helper {
     fn serve(&self, listener: &UnixListener) {
         while let Ok((stream, _)) = listener.accept() {
-            if self.answer(&stream).is_none() && !self.paths.control_socket().exists() {
+            let mut requests = BufReader::new(&stream);
+            while self.answer(&mut requests, &stream).is_some() {}
+            if !self.paths.control_socket().exists() {
                 return;
             }
         }
     }
 
     /// One request, one answer. Nothing when the caller said nothing.
-    fn answer(&self, mut stream: &UnixStream) -> Option<()> {
+    fn answer(&self, requests: &mut impl BufRead, mut stream: &UnixStream) -> Option<()> {
         let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).ok().filter(|n| *n > 0)?;
+        requests.read_line(&mut line).ok().filter(|n| *n > 0)?;
         let answer = match serde_json::from_str(&line) {
             Ok(request) => self.act(request, &line),
             Err(error) => ControlAnswer::Failed(error.to_string()),
