@@ -214,7 +214,13 @@ async fn refuse(desk: &Desk, seat: &Seat, fqdn: &Fqdn, member: RaftId) -> Result
 }
 
 async fn audit(desk: &Desk, seat: &Seat, act: &str, subject: &Fqdn, member: RaftId) -> Result<()> {
-    let audit = Audit { act: act.into(), by: seat.own.clone(), subject: subject.clone(), member };
+    let audit = Audit {
+        act: act.into(),
+        by: seat.own.clone(),
+        subject: subject.clone(),
+        member: Some(member),
+        reason: String::new(),
+    };
     desk.etcd.put(&audit_key(clock::now(), act, subject), serde_json::to_vec(&audit)?).await
 }
 

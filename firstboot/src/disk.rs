@@ -283,6 +283,7 @@ fn make_directories(paths: &Paths) -> anyhow::Result<()> {
         (paths.etcd_data(), ETCD_UID, ETCD_UID, 0o700),
         (paths.state_dir(), FIRSTBOOT_UID, FIRSTBOOT_UID, 0o700),
         (paths.tls_dir(), FIRSTBOOT_UID, ETCD_UID, 0o2750),
+        (paths.snapshots(), FIRSTBOOT_UID, FIRSTBOOT_UID, 0o700),
         (paths.journal(), 0, journal_group, 0o2755),
     ] {
         fs_err::create_dir_all(&path)?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use etcd_client::{
-    AlarmAction, AlarmType, Channel, Client, Compare, CompareOp, Error, LeaseGrantOptions, MemberAddOptions,
-    PutOptions, Txn, TxnOp, TxnOpResponse,
+    AlarmAction, AlarmType, Channel, Client, Compare, CompareOp, Error, GetOptions, LeaseGrantOptions,
+    MemberAddOptions, PutOptions, SnapshotStreaming, Txn, TxnOp, TxnOpResponse,
 };
 use tonic::transport::Endpoint;
 
@@ -50,6 +50,8 @@ pub struct EtcdStatus {
     pub version: String,
     /// Applied raft index.
     pub applied_index: u64,
+    /// Bytes of its database file: the size of a snapshot.
+    pub db_size: u64,
 }
 
 /// A key that may be created once.
@@ -105,6 +107,7 @@ impl Etcd {
             learner: status.is_learner(),
             version: status.version().to_owned(),
             applied_index: status.raft_applied_index(),
+            db_size: u64::try_from(status.db_size()).unwrap_or(0),
         })
     }
 
@@ -153,6 +156,29 @@ impl Etcd {
             hash: answer.hash(),
             compact_revision: answer.compact_version(),
         })
+    }
+
+    /// A linearizable read of all keys from `first` on and before `end`, in order.
+    ///
+    /// # Errors
+    /// When there is no quorum, or this member is a learner.
+    pub async fn range(&self, first: &str, end: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let options = GetOptions::new().with_range(end);
+        let mut answer = self
+            .client()
+            .await?
+            .get(first, Some(options))
+            .await
+            .with_context(|| format!("reading from `{first}` on"))?;
+        Ok(answer.take_kvs().into_iter().map(etcd_client::KeyValue::into_key_value).collect())
+    }
+
+    /// Streams a snapshot of this member's database. The last 32 bytes are the sha256 of what comes before.
+    ///
+    /// # Errors
+    /// When it does not begin.
+    pub async fn snapshot(&self) -> Result<SnapshotStreaming> {
+        self.client().await?.snapshot().await.context("asking etcd for a snapshot")
     }
 
     /// The member list, at least as fresh as this call.

@@ -39,6 +39,12 @@ pub const ETCD_STARTED: Event = Event { id: "90c4d7e2b1f34a6a8d5e7b3c2f1a0968", 
 pub const ETCD_FAILED: Event = Event { id: "3b6f1d8e7c2a45f09e4d5c6b7a8f9012", level: Level::Error };
 /// A join was granted, refused or put off for another node. Fields: `KILN_PEER`, `KILN_ANSWER`.
 pub const GRANT: Event = Event { id: "a85c0e3d9b7f4162b3d4e5f60718293a", level: Level::Info };
+/// A blank node asked for the place of a member that lives: two machines use one name. Fields: `KILN_PEER`, `KILN_MEMBER`.
+pub const DUPLICATE: Event = Event { id: "c6608a490f883dbc73f7ea24148e20c9", level: Level::Error };
+/// A snapshot was taken and verified. Fields: `KILN_REVISION`.
+pub const SNAPSHOT: Event = Event { id: "cb4f794ffbb380bae6312ee40a8d207c", level: Level::Info };
+/// A voter was removed, so that a blank node takes its place. Fields: `KILN_PEER`, `KILN_MEMBER`.
+pub const REMOVED: Event = Event { id: "680f60411910c1b747fcb5614e7f1fb5", level: Level::Warn };
 /// A learner was promoted. Fields: `KILN_MEMBER`.
 pub const PROMOTED: Event = Event { id: "6c7d8e9fa0b14c2d93e4f5a6b7c8d9e0", level: Level::Info };
 /// The cluster is activated, as this node reads it.
@@ -56,7 +62,7 @@ pub const NOTICE: Event = Event { id: "41b7c0de92f5483ab6d1e8a7c3f4059b", level:
 pub const LEARNER_DIFFERS: Event = Event { id: "6d086e83bfd26296b2e79e1986d07406", level: Level::Error };
 
 /// All events, for the documentation and for the test that no id is used twice.
-pub const EVENTS: [Event; 16] = [
+pub const EVENTS: [Event; 19] = [
     STARTED,
     DISKS,
     DECIDED,
@@ -66,6 +72,9 @@ pub const EVENTS: [Event; 16] = [
     ETCD_STARTED,
     ETCD_FAILED,
     GRANT,
+    DUPLICATE,
+    SNAPSHOT,
+    REMOVED,
     PROMOTED,
     ACTIVATED,
     CLIENTS_OPEN,

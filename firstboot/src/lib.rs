@@ -8,7 +8,7 @@
 //!
 //! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`notice`], [`wait`], [`guide`], [`sight`], [`raft_id`], [`wal`], [`render`],
 //! [`mount_table`], [`resolv`], [`dns_answer`], [`cert_name`], [`leaf`], [`standing`], [`record`], [`last_words`], and what a member does for others:
-//! [`grant`], [`replacement`], [`custody`]; and for itself: [`back_off`].
+//! [`grant`], [`replacement`], [`connections`], [`custody`]; and for itself: [`back_off`].
 //!
 //! The edges of the root side: [`cli`], [`control`], [`disk`], [`durable`], [`explain`], [`format`], [`journal`], [`precheck`],
 //! [`seed_disk`], [`state_file`], [`system`].
@@ -27,6 +27,7 @@ pub mod charter;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod connections;
 pub mod control;
 pub mod control_client;
 pub mod custodian;

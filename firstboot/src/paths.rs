@@ -101,6 +101,10 @@ impl Paths {
     pub fn client_roots(&self) -> PathBuf {
         self.tls_dir().join("client-roots.pem")
     }
+    /// Snapshots of etcd that the agent takes before it removes a voter, 0700 firstboot.
+    pub fn snapshots(&self) -> PathBuf {
+        self.data().join("snapshots")
+    }
     /// Persistent journal.
     pub fn journal(&self) -> PathBuf {
         self.data().join("journal")

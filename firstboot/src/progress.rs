@@ -19,6 +19,8 @@ const LATER: Duration = Duration::from_secs(1);
 const SLOWLY: Duration = Duration::from_secs(5);
 /// The console is told again what the node waits for, so that whoever looks later sees it.
 const REPEAT: Duration = Duration::from_secs(60);
+/// Another reason of the same grantor is told after this.
+const REASON: Duration = Duration::from_secs(10);
 
 /// What was last said.
 #[derive(Debug)]
@@ -65,8 +67,8 @@ impl Progress {
         if changed {
             self.changed = now;
         }
-        // A grantor that is asked again and again gives ever other reasons; the first one is told, and the one of each minute.
-        let same = put_off && self.put_off && row == self.row;
+        // A grantor that is asked again and again gives ever other reasons: no more than one in ten seconds is told.
+        let same = put_off && self.put_off && row == self.row && now.duration_since(self.repeated) < REASON;
         let repeat = !text.is_empty() && now.duration_since(self.repeated) >= REPEAT;
         if (changed && !same && !text.is_empty()) || repeat {
             let halted = matches!(decision, Decision::Halt(_));

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::activation::{admit, settle};
 use crate::agent::desk::{Desk, Seat, running};
 use crate::agent::reach::Reach;
-use crate::agent::server;
+use crate::agent::{metrics, server};
 use crate::apply::{Applied, Hands};
 use crate::back_off::BackOff;
 use crate::boots::Boots;
@@ -55,9 +55,10 @@ pub fn run(paths: &Paths) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         let image = Image::read(paths)?;
-        let desk = Arc::new(Desk::new(Etcd::at(&paths.etcd_socket())?));
+        let desk = Arc::new(Desk::new(Etcd::at(&paths.etcd_socket())?, paths.snapshots()));
         tokio::spawn(custodian::tend(desk.clone()));
         let boots = Boots::watch(desk.clone());
+        tokio::spawn(metrics::tend(desk.clone()));
         let text = format!("firstboot {} in image {}", env!("CARGO_PKG_VERSION"), image.meta.key);
         let fields = [("KILN_IMAGE", image.meta.key.to_string()), ("KILN_BOOT", image.boot_id.clone())];
         journal::tell(&journal::STARTED, &text, &fields.each_ref().map(|(name, value)| (*name, value.as_str())));

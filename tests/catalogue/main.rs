@@ -10,4 +10,5 @@ mod dns;
 mod formation;
 mod join;
 mod partition;
+mod replace;
 mod version;

@@ -1,23 +1,36 @@
 //! What this agent tells others, and what it does for them.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
 
 use tokio::time::timeout;
 
-use crate::agent::grantor;
 use crate::agent::reach::Reach;
+use crate::agent::snapshot::Snapshots;
+use crate::agent::{grantor, metrics};
 use crate::charter::Charter;
+use crate::clock;
+use crate::connections::Hearing;
 use crate::digest::Id128;
 use crate::etcd::Etcd;
-use crate::message::{Answer, Ask, Holds, NodeStatus, Running};
+use crate::message::{Answer, Ask, Holds, NodeStatus, Running, Unheard};
 use crate::name::Fqdn;
+use crate::state::RaftId;
 use crate::tls::Role;
 use crate::version::EtcdVersion;
 
 /// How long a fresh look at etcd may take while a caller waits for the status.
 const FRESH: Duration = Duration::from_millis(1500);
+
+/// A refusal with the same reason is noted again after this.
+const SAME_REFUSAL: Duration = Duration::from_secs(600);
+/// And one with another reason after this.
+const OTHER_REFUSAL: Duration = Duration::from_secs(10);
 
 /// Where the node stands, as the loop last wrote it.
 #[derive(Clone, Debug)]
@@ -41,16 +54,28 @@ pub struct Seat {
 pub struct Desk {
     /// The node's etcd.
     pub etcd: Etcd,
+    /// Snapshots of it.
+    pub(crate) snapshots: Snapshots,
     seat: Mutex<Option<Seat>>,
     reach: Mutex<Option<Reach>>,
+    hearing: Mutex<Hearing>,
+    refused: Mutex<HashMap<Fqdn, (String, Instant)>>,
     /// One grant at a time in this agent; between agents the lock in etcd does the same.
     pub(crate) granting: tokio::sync::Mutex<()>,
 }
 
 impl Desk {
-    /// A desk nobody has written to yet.
-    pub fn new(etcd: Etcd) -> Self {
-        Self { etcd, seat: Mutex::new(None), reach: Mutex::new(None), granting: tokio::sync::Mutex::new(()) }
+    /// A desk nobody has written to yet. Snapshots go to that directory.
+    pub fn new(etcd: Etcd, snapshots: PathBuf) -> Self {
+        Self {
+            etcd,
+            snapshots: Snapshots::new(snapshots),
+            seat: Mutex::new(None),
+            reach: Mutex::new(None),
+            hearing: Mutex::new(Hearing::default()),
+            refused: Mutex::new(HashMap::new()),
+            granting: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// Tells where the node stands. Called before an act that changes the answer, so that no caller hears of a blank volume that
@@ -80,14 +105,59 @@ impl Desk {
         let mut status = seat.status;
         let halted = matches!(status.holds, Holds::Unknown);
         if let (Some(lineage), false) = (seat.lineage, halted) {
-            let running = timeout(FRESH, running(&self.etcd, lineage)).await.ok().flatten();
+            let running = timeout(FRESH, self.running(lineage)).await.ok().flatten();
             status.holds = running.map_or(Holds::Data { lineage }, Holds::Running);
         }
         Some(status)
     }
 
+    /// What etcd says right now, the members it has not heard of included; none when it does not answer.
+    pub async fn running(&self, lineage: Id128) -> Option<Running> {
+        let (running, listened) = tokio::join!(running(&self.etcd, lineage), self.listen());
+        let mut running = running?;
+        // Without a look just now nothing is known of its connections.
+        if running.linearizable && listened.is_ok() {
+            let members = self.etcd.members().await.unwrap_or_default();
+            running.unheard = self.unheard(members.iter().map(|m| m.id).filter(|id| *id != running.member));
+        }
+        Some(running)
+    }
+
+    /// Looks at etcd's connections and keeps what was seen.
+    ///
+    /// # Errors
+    /// When etcd does not tell.
+    pub async fn listen(&self) -> Result<()> {
+        let look = metrics::look().await?;
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner).note(look, clock::monotonic());
+        Ok(())
+    }
+
+    fn unheard(&self, others: impl IntoIterator<Item = RaftId>) -> Vec<Unheard> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner).unheard(others)
+    }
+
+    /// The cluster's version, as etcd last told it.
+    pub(crate) fn cluster_version(&self) -> Option<EtcdVersion> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner).cluster_version()
+    }
+
+    /// Whether a refusal is worth being noted: a node that is refused asks again every second. Another reason is noted after ten
+    /// seconds, the same one after ten minutes.
+    pub(crate) fn refuses_anew(&self, caller: &Fqdn, reason: &str) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::monotonic();
+        let known = refused.get(caller).is_some_and(|(before, at)| {
+            now.duration_since(*at) < if before == reason { SAME_REFUSAL } else { OTHER_REFUSAL }
+        });
+        if !known {
+            refused.insert(caller.clone(), (reason.to_owned(), now));
+        }
+        !known
+    }
+
     /// Answers one request of an authenticated caller.
-    pub async fn answer(&self, role: &Role, remote: IpAddr, ask: Ask) -> Answer {
+    pub async fn answer(self: &Arc<Self>, role: &Role, remote: IpAddr, ask: Ask) -> Answer {
         match (ask, role) {
             (Ask::Status, _) => match self.status().await {
                 Some(status) => Answer::Status(Box::new(status)),
@@ -102,7 +172,7 @@ impl Desk {
     }
 }
 
-/// What etcd says right now; none when it does not answer.
+/// What etcd says of itself right now, its connections aside; none when it does not answer.
 pub async fn running(etcd: &Etcd, lineage: Id128) -> Option<Running> {
     let status = etcd.status().await.ok()?;
     // A learner refuses linearizable reads; without a leader they only run into the time limit.

@@ -1,25 +1,25 @@
 //! Adds a caller to the cluster: looks, lets [`crate::grant`] decide, acts, and answers.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
-use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use anyhow::{Context as _, Result, anyhow};
+use tokio::time::sleep;
 
-use crate::agent::desk::{Desk, Seat, running};
-use crate::clock;
+use crate::agent::desk::{Desk, Seat};
+use crate::agent::sight::{Caller, Sight};
+use crate::agent::snapshot::Progress;
+use crate::digest::Id128;
 use crate::etcd::ListedMember;
 use crate::fault::{Point, cut};
-use crate::grant::{GrantDecision, GrantObservation, PeerPort, decide_grant, is_callers};
-use crate::journal;
-use crate::message::{Answer, Grant, JoinRequest, Running};
+use crate::grant::{GrantDecision, decide_grant};
+use crate::message::{Answer, Grant, JoinRequest};
 use crate::name::Fqdn;
-use crate::paths::PEER_PORT;
-use crate::record::{Audit, LOCK, MemberRecord, audit_key, member_key};
-use crate::replacement::Limits;
+use crate::record::{Audit, LOCK, MemberRecord, REMOVE_VOTER, audit_key, member_key};
 use crate::state::{InitialMember, RaftId};
 use crate::version::EtcdLine;
+use crate::{clock, journal};
 
 /// The lock's lease. For liveness only: a grantor that dies delays the next one by this much.
 const LOCK_SECS: i64 = 60;
@@ -29,129 +29,214 @@ const REMOVAL_GAP: Duration = Duration::from_millis(2100);
 /// How long an answer waits for the other members to be added too, so that the list it carries is still true when the caller's
 /// etcd compares it with the cluster's. A member that is away must not hold up the others for longer.
 const LIST_PATIENCE: Duration = Duration::from_millis(2500);
+/// How long an answer waits for a snapshot. A longer one goes on, and the caller asks again.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(2);
+/// A removal is not begun later than this after the question: the addition that has to follow shall reach a caller that still waits.
+const BEGIN_WITHIN: Duration = Duration::from_millis(3500);
 
 /// Grants, refuses or puts off.
-pub async fn grant(desk: &Desk, caller: &Fqdn, remote: IpAddr, request: &JoinRequest) -> Answer {
-    let answer = match try_grant(desk, caller, remote, request).await {
-        Ok(answer) => answer,
-        Err(e) => Answer::RetryAfter { millis: 500, reason: format!("{e:#}") },
-    };
-    match &answer {
-        Answer::Granted(grant) => {
-            let text = format!("added {caller} as learner {}", grant.member);
-            journal::tell(&journal::GRANT, &text, &[("KILN_PEER", caller.as_str()), ("KILN_ANSWER", "granted")]);
+///
+/// Runs to its end even when the caller hangs up: what was begun is finished, and the lock given back.
+pub async fn grant(desk: &Arc<Desk>, caller: &Fqdn, remote: IpAddr, request: &JoinRequest) -> Answer {
+    let (desk, caller) = (desk.clone(), Caller { fqdn: caller.clone(), remote, request: request.clone() });
+    let outcome = tokio::spawn(async move {
+        let outcome = try_grant(&desk, &caller).await;
+        if let Ok(Answer::Granted(grant)) = &outcome {
+            let text = format!("added {} as learner {}", caller.fqdn, grant.member);
+            journal::tell(&journal::GRANT, &text, &[("KILN_PEER", caller.fqdn.as_str()), ("KILN_ANSWER", "granted")]);
         }
-        Answer::Refused { reason, .. } => {
-            let text = format!("refused {caller}: {reason}");
-            journal::tell(&journal::GRANT, &text, &[("KILN_PEER", caller.as_str()), ("KILN_ANSWER", "refused")]);
-        }
-        Answer::RetryAfter { .. } | Answer::Status(_) => {}
-    }
-    answer
+        outcome
+    });
+    let outcome = outcome.await.context("granting").and_then(|answer| answer);
+    outcome.unwrap_or_else(|e| Answer::RetryAfter { millis: 500, reason: format!("{e:#}") })
 }
 
-async fn try_grant(desk: &Desk, caller: &Fqdn, remote: IpAddr, request: &JoinRequest) -> Result<Answer> {
+async fn try_grant(desk: &Desk, caller: &Caller) -> Result<Answer> {
     let later = |millis, reason: &str| Ok(Answer::RetryAfter { millis, reason: reason.into() });
+    let started = clock::monotonic();
     let Some(seat) = desk.seat() else { return later(500, "this agent has just started") };
     let Some(lineage) = seat.lineage else { return later(1000, "this node is not a member yet") };
-    let Ok(_one_at_a_time) = desk.granting.try_lock() else { return later(200, "another node is being added") };
-    let Some(own) = running(&desk.etcd, lineage).await else { return later(500, "etcd does not answer here") };
+    let Ok(one_at_a_time) = desk.granting.try_lock() else { return later(200, "another node is being added") };
+    let hand = Hand { desk, seat: &seat, lineage, caller, started };
+    // Looked at without the lock first: a caller that has to wait asks every second, and shall cost the cluster no writes.
+    if let Some(answer) = hand.prepare().await? {
+        return Ok(answer);
+    }
     let lock = match desk.etcd.lock(LOCK, seat.own.as_str(), LOCK_SECS).await? {
         Ok(lock) => lock,
         Err(holder) => return later(300, &format!("{holder} is changing the members")),
     };
     cut(Point::GrantLocked);
-    let outcome = under_lock(desk, &seat, caller, remote, request, &own).await;
+    let outcome = hand.under_lock().await;
     desk.etcd.unlock(lock).await;
-    let member = match outcome? {
-        Ok(member) => member,
+    let (raft_cluster, member) = match outcome? {
+        Ok(added) => added,
         Err(answer) => return Ok(answer),
     };
     // Given back before this wait, so that others are added meanwhile.
-    drop(_one_at_a_time);
+    drop(one_at_a_time);
     let list = settled_list(desk, &seat, member).await?;
     Ok(Answer::Granted(Grant {
-        nonce: request.nonce,
+        nonce: caller.request.nonce,
         lineage,
-        raft_cluster: own.raft_cluster,
+        raft_cluster,
         member,
         initial_cluster: initial_cluster(&seat, &list),
     }))
 }
 
-/// The caller's fresh id, or the answer that it gets none.
-async fn under_lock(
-    desk: &Desk,
-    seat: &Seat,
-    caller: &Fqdn,
-    remote: IpAddr,
-    request: &JoinRequest,
-    own: &Running,
-) -> Result<Result<RaftId, Answer>> {
-    let serving = own.linearizable && !own.learner;
-    loop {
-        let members = if serving { desk.etcd.members().await? } else { Vec::new() };
-        let (recorded, _) = if serving { desk.etcd.read(&member_key(caller)).await? } else { (None, 0) };
-        let recorded: Option<MemberRecord> = recorded.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let listed = members.iter().any(|member| is_callers(member, caller));
-        let seen = GrantObservation {
-            charter: &seat.charter,
-            own: &seat.own,
-            own_version: seat.etcd_version,
-            serving,
-            own_member: own.member,
-            leader: own.leader,
-            running: Some(own),
-            cluster_version: None,
-            caller,
-            request,
-            members: &members,
-            recorded: recorded.as_ref(),
-            caller_port: if listed { peer_port(remote).await } else { PeerPort::Refuses },
-            // Nobody is asked yet, so a voter stays where it is.
-            voters: &[],
-            snapshot: None,
-            removals: &[],
-            now: clock::now(),
-            limits: Limits::DEFAULT,
-        };
-        match decide_grant(&seen) {
-            GrantDecision::Add => return add(desk, seat, caller, request).await,
-            GrantDecision::RemoveLearner { member } => {
-                desk.etcd.remove(member).await?;
-                cut(Point::GrantRemoved);
-                audit(desk, seat, "remove-learner", caller, member).await?;
-                sleep(REMOVAL_GAP).await;
+/// What one grant works with.
+struct Hand<'a> {
+    desk: &'a Desk,
+    seat: &'a Seat,
+    lineage: Id128,
+    caller: &'a Caller,
+    started: Instant,
+}
+
+impl Hand<'_> {
+    async fn decide(&self) -> Result<(Sight, GrantDecision)> {
+        let sight = Sight::look(self.desk, self.seat, self.lineage, self.caller).await?;
+        let decision = decide_grant(&sight.observation(self.seat, self.caller));
+        Ok((sight, decision))
+    }
+
+    /// Answers a caller that gets no place now; nothing when it does, and then a snapshot lies ready if one is needed.
+    async fn prepare(&self) -> Result<Option<Answer>> {
+        let (sight, decision) = self.decide().await?;
+        match decision {
+            GrantDecision::Add | GrantDecision::RemoveLearner { .. } | GrantDecision::RemoveVoter { .. } => Ok(None),
+            GrantDecision::TakeSnapshot => self.take_snapshot().await,
+            GrantDecision::RetryAfter { millis, reason } => Ok(Some(Answer::RetryAfter { millis, reason })),
+            GrantDecision::Refuse { reason, hint } => {
+                self.refuse(&sight, None, &reason).await;
+                Ok(Some(Answer::Refused { reason, hint }))
             }
-            GrantDecision::TakeSnapshot | GrantDecision::RemoveVoter { .. } => anyhow::bail!("nobody was asked"),
-            GrantDecision::RetryAfter { millis, reason } => return Ok(Err(Answer::RetryAfter { millis, reason })),
-            GrantDecision::Refuse { reason, hint } | GrantDecision::Duplicate { reason, hint, .. } => {
-                return Ok(Err(Answer::Refused { reason, hint }));
+            GrantDecision::Duplicate { member, reason, hint } => {
+                self.refuse(&sight, Some(member), &reason).await;
+                Ok(Some(Answer::Refused { reason, hint }))
             }
         }
     }
-}
 
-async fn add(desk: &Desk, seat: &Seat, caller: &Fqdn, request: &JoinRequest) -> Result<Result<RaftId, Answer>> {
-    let member = match desk.etcd.add_learner(&caller.peer_url()).await {
-        Ok(member) => member,
-        // "unhealthy cluster" for the first 5 s after a reconnect, "too many learner members", an election: all pass.
-        Err(etcd_client::Error::GRpcStatus(status)) => {
-            return Ok(Err(Answer::RetryAfter { millis: 500, reason: status.message().to_owned() }));
+    async fn take_snapshot(&self) -> Result<Option<Answer>> {
+        let later = |millis, reason| Ok(Some(Answer::RetryAfter { millis, reason }));
+        match self.desk.snapshots.take(&self.desk.etcd, SNAPSHOT_PATIENCE).await {
+            Progress::Taking => {
+                later(1000, "all is in order; a snapshot is being taken before the old voter is removed".into())
+            }
+            Progress::Failed(why) => later(5000, format!("no snapshot could be taken before the removal: {why}")),
+            Progress::Verified => {
+                let revision = self.desk.snapshots.last().map_or(0, |snapshot| snapshot.revision).to_string();
+                let text = format!("took and verified a snapshot, for {} to be replaced", self.caller.fqdn);
+                journal::tell(&journal::SNAPSHOT, &text, &[("KILN_REVISION", &revision)]);
+                self.audit("snapshot", None, &format!("it has revision {revision} and all before")).await?;
+                Ok(None)
+            }
         }
-        Err(e) => return Err(anyhow!(e).context("adding a learner")),
-    };
-    cut(Point::GrantAdded);
-    let record = MemberRecord { instance: request.instance, member, since: clock::now() };
-    desk.etcd.put(&member_key(caller), serde_json::to_vec(&record)?).await?;
-    audit(desk, seat, "add-learner", caller, member).await?;
-    cut(Point::GrantRecorded);
-    Ok(Ok(member))
-}
+    }
 
-async fn audit(desk: &Desk, seat: &Seat, act: &str, subject: &Fqdn, member: RaftId) -> Result<()> {
-    let audit = Audit { act: act.into(), by: seat.own.clone(), subject: subject.clone(), member };
-    desk.etcd.put(&audit_key(clock::now(), act, subject), serde_json::to_vec(&audit)?).await
+    /// The caller's fresh id with the raft cluster's, or the answer that it gets none. Everything is looked at anew after each step.
+    async fn under_lock(&self) -> Result<Result<(RaftId, RaftId), Answer>> {
+        loop {
+            let (sight, decision) = self.decide().await?;
+            match decision {
+                GrantDecision::Add => {
+                    return Ok(self.add().await?.map(|member| (sight.own.raft_cluster, member)));
+                }
+                GrantDecision::RemoveLearner { member } => {
+                    self.desk.etcd.remove(member).await?;
+                    self.audit("remove-learner", Some(member), "").await?;
+                    cut(Point::GrantRemoved);
+                    sleep(REMOVAL_GAP).await;
+                }
+                GrantDecision::RemoveVoter { member } => {
+                    if clock::monotonic().duration_since(self.started) > BEGIN_WITHIN {
+                        return Ok(Err(Answer::RetryAfter {
+                            millis: 50,
+                            reason: "all is in order; the old voter is removed when you ask next".into(),
+                        }));
+                    }
+                    self.remove_voter(&sight, member).await?;
+                }
+                GrantDecision::TakeSnapshot => {
+                    return Ok(Err(Answer::RetryAfter { millis: 50, reason: "the snapshot has become old".into() }));
+                }
+                GrantDecision::RetryAfter { millis, reason } => return Ok(Err(Answer::RetryAfter { millis, reason })),
+                GrantDecision::Refuse { reason, hint } | GrantDecision::Duplicate { reason, hint, .. } => {
+                    return Ok(Err(Answer::Refused { reason, hint }));
+                }
+            }
+        }
+    }
+
+    /// Notes the removal first, so that no crash hides it from the rule that counts removals; then removes, if the list is still
+    /// the one that was decided on.
+    async fn remove_voter(&self, sight: &Sight, member: RaftId) -> Result<()> {
+        let why = format!("volume {} of the same name is blank and asks for its place", self.caller.request.instance);
+        self.audit(REMOVE_VOTER, Some(member), &why).await?;
+        if self.desk.etcd.members().await? != sight.members {
+            return Ok(());
+        }
+        self.desk.etcd.remove(member).await?;
+        cut(Point::GrantRemoved);
+        let name = &self.caller.fqdn;
+        let text = format!("removed voter {member}: {name} came back with a blank volume and takes its place");
+        let fields = [("KILN_PEER", name.as_str()), ("KILN_MEMBER", &member.to_string())];
+        journal::tell(&journal::REMOVED, &text, &fields);
+        sleep(REMOVAL_GAP).await;
+        Ok(())
+    }
+
+    async fn add(&self) -> Result<Result<RaftId, Answer>> {
+        let caller = &self.caller.fqdn;
+        let member = match self.desk.etcd.add_learner(&caller.peer_url()).await {
+            Ok(member) => member,
+            // "unhealthy cluster" for the first 5 s after a reconnect, "too many learner members", an election: all pass.
+            Err(etcd_client::Error::GRpcStatus(status)) => {
+                return Ok(Err(Answer::RetryAfter { millis: 500, reason: status.message().to_owned() }));
+            }
+            Err(e) => return Err(anyhow!(e).context("adding a learner")),
+        };
+        cut(Point::GrantAdded);
+        let record = MemberRecord { instance: self.caller.request.instance, member, since: clock::now() };
+        self.desk.etcd.put(&member_key(caller), serde_json::to_vec(&record)?).await?;
+        self.audit("add-learner", Some(member), "").await?;
+        cut(Point::GrantRecorded);
+        Ok(Ok(member))
+    }
+
+    /// Tells of a refusal, in the journal and, when there is a quorum, in etcd; not each time that the same caller asks again.
+    async fn refuse(&self, sight: &Sight, duplicate: Option<RaftId>, reason: &str) {
+        let caller = &self.caller.fqdn;
+        if !self.desk.refuses_anew(caller, reason) {
+            return;
+        }
+        let text = format!("refused {caller}: {reason}");
+        let act = match duplicate {
+            Some(member) => {
+                let fields = [("KILN_PEER", caller.as_str()), ("KILN_MEMBER", &member.to_string())];
+                journal::tell(&journal::DUPLICATE, &text, &fields);
+                "duplicate"
+            }
+            None => {
+                let fields = [("KILN_PEER", caller.as_str()), ("KILN_ANSWER", "refused")];
+                journal::tell(&journal::GRANT, &text, &fields);
+                "refuse"
+            }
+        };
+        if sight.serving()
+            && let Err(e) = self.audit(act, duplicate, reason).await
+        {
+            log::debug!("noting a refusal: {e:#}");
+        }
+    }
+
+    async fn audit(&self, act: &str, member: Option<RaftId>, reason: &str) -> Result<()> {
+        let (by, subject) = (self.seat.own.clone(), self.caller.fqdn.clone());
+        let audit = Audit { act: act.into(), by, subject, member, reason: reason.into() };
+        self.desk.etcd.put(&audit_key(clock::now(), act, &audit.subject), serde_json::to_vec(&audit)?).await
+    }
 }
 
 /// The member list with the caller in it; where all learners are added at once, after everybody of the charter is in it.
@@ -181,12 +266,4 @@ fn initial_cluster(seat: &Seat, list: &[ListedMember]) -> Vec<InitialMember> {
         .collect();
     members.sort();
     members
-}
-
-async fn peer_port(remote: IpAddr) -> PeerPort {
-    match timeout(Duration::from_secs(1), TcpStream::connect((remote, PEER_PORT))).await {
-        Ok(Ok(_)) => PeerPort::Listens,
-        Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused => PeerPort::Refuses,
-        Ok(Err(_)) | Err(_) => PeerPort::Silent,
-    }
 }

@@ -66,7 +66,7 @@ async fn serve_one(
     stream: TcpStream,
     remote: IpAddr,
     tls: &AgentTls,
-    desk: &Desk,
+    desk: &Arc<Desk>,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
     let asked = async {

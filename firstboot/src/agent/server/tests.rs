@@ -35,7 +35,7 @@ async fn site(limit: Duration) -> Site {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let (_, tls) = watch::channel(tls(&own, &peers, &clients));
-    let desk = Arc::new(Desk::new(Etcd::at("/nonexistent/etcd.sock".as_ref()).unwrap()));
+    let desk = Arc::new(Desk::new(Etcd::at("/nonexistent/etcd.sock".as_ref()).unwrap(), "/nonexistent".into()));
     tokio::spawn(serve_within(limit, listener, tls, desk));
     Site { at, peers, clients }
 }

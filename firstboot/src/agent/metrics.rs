@@ -1,0 +1,52 @@
+//! Looks at etcd's metrics on the loopback, regularly and when asked.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::agent::desk::Desk;
+use crate::connections::{Look, parse_metrics};
+use crate::paths::METRICS_PORT;
+
+/// Between two looks. What came and went in between is seen by its counters, so this only bounds how late silence is noticed.
+const PERIOD: Duration = Duration::from_secs(2);
+/// How long one look may take.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Largest text read. A cluster of seven serves 200 kB.
+const LARGEST: u64 = 4 << 20;
+
+/// Looks for ever.
+pub async fn tend(desk: std::sync::Arc<Desk>) {
+    loop {
+        if let Err(e) = desk.listen().await {
+            log::debug!("looking at etcd's connections: {e:#}");
+        }
+        sleep(PERIOD).await;
+    }
+}
+
+/// Looks once.
+///
+/// # Errors
+/// When etcd does not answer with its whole metrics in time.
+pub async fn look() -> Result<Look> {
+    let text = timeout(LIMIT, read()).await.context("waiting for etcd's metrics")??;
+    parse_metrics(&text).context("etcd's metrics are cut short")
+}
+
+async fn read() -> Result<String> {
+    let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))).await?;
+    // 1.0: the answer ends with the connection and comes in one piece.
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    let mut bytes = Vec::new();
+    let read = stream.take(LARGEST).read_to_end(&mut bytes).await?;
+    ensure!((read as u64) < LARGEST, "etcd's metrics are larger than {LARGEST} bytes");
+    let text = String::from_utf8(bytes).context("etcd's metrics are no text")?;
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { bail!("no HTTP answer from etcd's metrics port") };
+    ensure!(head.split(' ').nth(1) == Some("200"), "etcd's metrics port says `{}`", head.lines().next().unwrap_or(""));
+    Ok(body.to_owned())
+}
