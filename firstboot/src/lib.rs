@@ -14,7 +14,7 @@
 //! [`seed_disk`], [`state_file`], [`system`].
 //!
 //! The edges of the agent: [`run`] (the loop), `progress`, `activation`, [`boots`], [`observe`], [`apply`], [`agent`] (port 2382), [`custodian`], [`peer_hash`], [`etcd`], [`tls`],
-//! [`leaf_file`], [`dns`], [`address`], [`clock`], [`control_client`], [`status_file`], and [`fault`], which only tests compile in.
+//! [`leaf_file`], [`dns`], [`dns_watch`], [`address`], [`clock`], [`control_client`], [`status_file`], and [`fault`], which only tests compile in.
 
 pub(crate) mod activation;
 pub mod address;
@@ -39,6 +39,7 @@ pub mod disk;
 pub mod disk_fact;
 pub mod dns;
 pub mod dns_answer;
+pub mod dns_watch;
 pub mod durable;
 pub mod endings;
 pub mod etcd;

@@ -1,9 +1,11 @@
 //! What a person should know of an observation although no decision depends on it: where DNS and the charter disagree.
 #![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
+use std::net::IpAddr;
+
 use crate::charter::Charter;
 use crate::name::Fqdn;
-use crate::observation::{Lookup, Observation, SeedView};
+use crate::observation::{Lookup, Observation, SeedView, SrvTarget};
 use crate::paths::PEER_PORT;
 
 /// What was last noticed, so that each disagreement is told once, and again only when it has come back.
@@ -25,19 +27,30 @@ pub fn notices(seen: &Observation) -> Vec<String> {
         SeedView::Verified { charter, .. } => charter.as_ref(),
         SeedView::Missing(_) | SeedView::Invalid(_) => return Vec::new(),
     };
-    let mut notices = srv(seen, charter);
-    for peer in &seen.peers {
-        let Some(member) = charter.member(&peer.fqdn) else { continue };
-        for address in peer.located.records().iter().filter(|address| !member.addresses.contains(address)) {
-            notices.push(format!("DNS locates {} at {address}, which the charter does not give it", peer.fqdn));
+    let located: Vec<(Fqdn, Lookup<IpAddr>)> =
+        seen.peers.iter().map(|peer| (peer.fqdn.clone(), peer.located.clone())).collect();
+    disagreements(charter, &seen.srv, &located)
+}
+
+/// As [`notices`], of what DNS answered for the SRV records and for members.
+pub fn disagreements(
+    charter: &Charter,
+    services: &Lookup<SrvTarget>,
+    located: &[(Fqdn, Lookup<IpAddr>)],
+) -> Vec<String> {
+    let mut notices = srv(services, charter);
+    for (fqdn, located) in located {
+        let Some(member) = charter.member(fqdn) else { continue };
+        for address in located.records().iter().filter(|address| !member.addresses.contains(address)) {
+            notices.push(format!("DNS locates {fqdn} at {address}, which the charter does not give it"));
         }
     }
     notices
 }
 
-fn srv(seen: &Observation, charter: &Charter) -> Vec<String> {
+fn srv(services: &Lookup<SrvTarget>, charter: &Charter) -> Vec<String> {
     let name = format!("_etcd-server-ssl._tcp.{}", charter.domain);
-    let records = match &seen.srv {
+    let records = match services {
         Lookup::Found(records) => records,
         Lookup::None => {
             return vec![format!("DNS has no SRV record {name}; the charter's members are looked for by name")];
@@ -77,7 +90,6 @@ fn srv(seen: &Observation, charter: &Charter) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observation::SrvTarget;
     use crate::sample::{address, observation};
 
     #[test]

@@ -37,7 +37,7 @@ use crate::state::State;
 use crate::status_file::{self, StatusFile};
 use crate::tls::{AgentTls, TlsParts};
 use crate::wait::{WaitReason, utc};
-use crate::{clock, control_client, custodian, hosts, journal, seed};
+use crate::{clock, control_client, custodian, dns_watch, hosts, journal, seed};
 
 /// The root helper is let go before a longer pause than this.
 const KEEP_HELPER: Duration = Duration::from_secs(1);
@@ -57,6 +57,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         let image = Image::read(paths)?;
         let desk = Arc::new(Desk::new(Etcd::at(&paths.etcd_socket())?, paths.snapshots()));
         tokio::spawn(custodian::tend(desk.clone()));
+        tokio::spawn(dns_watch::tend(desk.clone()));
         let boots = Boots::watch(desk.clone());
         tokio::spawn(metrics::tend(desk.clone()));
         let text = format!("firstboot {} in image {}", env!("CARGO_PKG_VERSION"), image.meta.key);
