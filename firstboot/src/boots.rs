@@ -1,11 +1,12 @@
 //! Whether this volume went back in time or runs twice: its boots, as counted on it, told to others, and remembered by them and in etcd.
 //!
-//! Each boot counts itself on the volume, synced, before anything is told or started. So whoever remembers the same count of another
-//! boot, or a higher one, has spoken with a later or a second life of this volume. What was heard once is kept for as long as the agent
+//! Each boot counts itself on the volume, synced, before anything is told or started, and once more every few minutes while it runs, for a
+//! snapshot is mostly rolled back to a moment within one long boot. So whoever remembers the same count of another boot, or a higher one,
+//! has spoken with a later or a second life of this volume. What was heard once is kept for as long as the agent
 //! runs: etcd is stopped on it, and then nobody can be asked again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::watch;
@@ -21,8 +22,10 @@ use crate::observation::{Observation, PeerAnswer, StateView};
 use crate::paths::Paths;
 use crate::record::{BootRecord, boot_key};
 use crate::refusal::Refusal;
-use crate::state_file;
+use crate::{clock, state_file};
 
+/// How often a running boot counts on. A volume rolled back by less is not told from its later self; each count is one small synced write.
+const AGE: Duration = Duration::from_secs(300);
 /// Between two tries to reach an etcd that reads linearizably; there is no last one.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Between two looks once this boot is written down: a copy of the volume that boots elsewhere writes itself down too.
@@ -53,7 +56,8 @@ pub fn testimony(recorded: Option<&BootRecord>, own: &BootRecord) -> Testimony {
 /// What this agent knows of boots: its own, and those of others, for whom it is a witness.
 #[derive(Debug)]
 pub(crate) struct Boots {
-    counted: bool,
+    /// When this agent counted last; none before it has counted this boot.
+    counted: Option<Instant>,
     /// The highest boot of each other volume that was heard of.
     remembers: Vec<Remembered>,
     /// The highest boot of this volume, another than this one, that a peer told of.
@@ -67,7 +71,7 @@ impl Boots {
     pub(crate) fn watch(desk: Arc<Desk>) -> Self {
         let (sender, recorded) = watch::channel(None);
         tokio::spawn(tend(desk, sender));
-        Self { counted: false, remembers: Vec::new(), told: None, recorded }
+        Self { counted: None, remembers: Vec::new(), told: None, recorded }
     }
 
     /// What is remembered of others, to tell them.
@@ -75,13 +79,14 @@ impl Boots {
         &self.remembers
     }
 
-    /// Counts this boot on the volume, before anything is told or started, and puts what was heard of others into `seen`.
+    /// Counts this boot on the volume, before anything is told or started, and its age every [`AGE`]; and puts what was heard of others into `seen`.
     pub(crate) fn count(&mut self, paths: &Paths, seen: &mut Observation) {
         seen.recorded_boot = self.told.max(*self.recorded.borrow());
         let StateView::Read(state) = &mut seen.state else { return };
         // Only a state that belongs here is written to.
         let ours = matches!(&seen.data, DataFact::Mounted { label, .. } if label.instance == state.instance);
-        if self.counted || !ours {
+        let now = clock::monotonic();
+        if !ours || self.counted.is_some_and(|counted| now.duration_since(counted) < AGE) {
             return;
         }
         let mut next = state.clone();
@@ -89,7 +94,7 @@ impl Boots {
         match state_file::write(paths, &next) {
             Ok(()) => {
                 *state = next;
-                self.counted = true;
+                self.counted = Some(now);
             }
             Err(e) => log::warn!("counting this boot: {e:#}"),
         }
@@ -183,7 +188,7 @@ mod tests {
         assert_eq!(testimony(None, &own), Testimony::New);
         assert_eq!(says(own.clone()), Testimony::Known);
         assert_eq!(says(record(1, 6, "before")), Testimony::New);
-        assert_eq!(says(record(1, 6, "this")), Testimony::New, "the agent was restarted within one boot");
+        assert_eq!(says(record(1, 6, "this")), Testimony::New, "it counted on within one boot");
         assert_eq!(says(record(1, 8, "later")), Testimony::Later(8), "rolled back by several boots");
         assert_eq!(says(record(1, 7, "other")), Testimony::Later(7), "rolled back by one boot, or a clone");
         assert_eq!(says(record(2, 9, "other")), Testimony::New, "the volume was wiped since");

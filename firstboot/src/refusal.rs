@@ -249,7 +249,7 @@ impl Refusal {
             ),
             Self::RolledBack { counter, remembered, witness } => (
                 format!(
-                    "this volume counts {counter} boots, this one included, but {} remembers boot {remembered} of the same volume, and that was another boot",
+                    "this volume counts to {counter}, but {} remembers boot {remembered} of the same volume, and that was another boot",
                     witness.as_ref().map_or("the cluster", Fqdn::as_str)
                 ),
                 "a volume that went back in time (a snapshot rolled back), or that runs twice (a clone), would lose or contradict what it acknowledged",

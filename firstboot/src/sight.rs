@@ -58,7 +58,7 @@ fn state(state: &StateView) -> String {
         Phase::Member { lineage, member, .. } => format!("member {member} of lineage {lineage}"),
         Phase::Evicted { lineage, member } => format!("was member {member} of lineage {lineage}, and removed"),
     };
-    format!("{position}; boot {} of this disk", state.boot_counter)
+    format!("{position}; count {} of this disk", state.boot_counter)
 }
 
 fn wal(wal: &WalFact) -> String {
@@ -111,7 +111,7 @@ mod tests {
             lines,
             [
                 "data disk: this node's, formatted in this boot".to_owned(),
-                "state: blank; boot 1 of this disk".into(),
+                "state: blank; count 1 of this disk".into(),
                 "etcd's log: none".into(),
                 "addresses: 10.0.0.1".into(),
                 format!("etcd2.lab.example: blank (serves, member 2 of lineage {LINEAGE})"),

@@ -104,7 +104,8 @@ pub struct State {
     pub max_seen_time: i64,
     /// Newest etcd that ever ran on this volume; an older one is not started.
     pub max_etcd: Option<EtcdVersion>,
-    /// Counts boots of this volume; incremented and synced before etcd starts. Peers remember the highest they were told.
+    /// Counts boots of this volume, incremented and synced before etcd starts, and every few minutes of each. Peers and etcd remember the
+    /// highest they were told.
     pub boot_counter: u64,
 }
 

@@ -1,6 +1,7 @@
 //! The table row by row, the catalogue's scenarios that are matters of the table alone, then what must hold over all observations.
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test panics on whatever it does not expect")]
 
+mod catalogue;
 mod disk;
 mod formation;
 mod identity;
