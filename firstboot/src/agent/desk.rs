@@ -177,9 +177,13 @@ pub async fn running(etcd: &Etcd, lineage: Id128) -> Option<Running> {
     let status = etcd.status().await.ok()?;
     // A learner refuses linearizable reads; without a leader they only run into the time limit.
     let read = if status.learner || status.leader.is_none() { None } else { etcd.read("/kiln/activated").await.ok() };
-    let alarms = match &read {
-        Some(_) => etcd.alarms().await.unwrap_or_default(),
-        None => Vec::new(),
+    let (read, alarms) = match read {
+        None => (None, Vec::new()),
+        // Alarms that nobody could tell of must not read as none: that counts as no quorum.
+        Some(read) => match etcd.alarms().await {
+            Ok(alarms) => (Some(read), alarms),
+            Err(_) => (None, Vec::new()),
+        },
     };
     Some(Running {
         lineage,

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow};
 use tokio::time::sleep;
 
 use crate::agent::desk::{Desk, Seat};
-use crate::agent::sight::{Caller, Sight};
+use crate::agent::findings::{Caller, Findings};
 use crate::agent::snapshot::Progress;
 use crate::digest::Id128;
 use crate::etcd::ListedMember;
@@ -95,25 +95,25 @@ struct Hand<'a> {
 }
 
 impl Hand<'_> {
-    async fn decide(&self) -> Result<(Sight, GrantDecision)> {
-        let sight = Sight::look(self.desk, self.seat, self.lineage, self.caller).await?;
-        let decision = decide_grant(&sight.observation(self.seat, self.caller));
-        Ok((sight, decision))
+    async fn decide(&self) -> Result<(Findings, GrantDecision)> {
+        let findings = Findings::look(self.desk, self.seat, self.lineage, self.caller).await?;
+        let decision = decide_grant(&findings.observation(self.seat, self.caller));
+        Ok((findings, decision))
     }
 
     /// Answers a caller that gets no place now; nothing when it does, and then a snapshot lies ready if one is needed.
     async fn prepare(&self) -> Result<Option<Answer>> {
-        let (sight, decision) = self.decide().await?;
+        let (findings, decision) = self.decide().await?;
         match decision {
             GrantDecision::Add | GrantDecision::RemoveLearner { .. } | GrantDecision::RemoveVoter { .. } => Ok(None),
             GrantDecision::TakeSnapshot => self.take_snapshot().await,
             GrantDecision::RetryAfter { millis, reason } => Ok(Some(Answer::RetryAfter { millis, reason })),
             GrantDecision::Refuse { reason, hint } => {
-                self.refuse(&sight, None, &reason).await;
+                self.refuse(&findings, None, &reason).await;
                 Ok(Some(Answer::Refused { reason, hint }))
             }
             GrantDecision::Duplicate { member, reason, hint } => {
-                self.refuse(&sight, Some(member), &reason).await;
+                self.refuse(&findings, Some(member), &reason).await;
                 Ok(Some(Answer::Refused { reason, hint }))
             }
         }
@@ -139,10 +139,10 @@ impl Hand<'_> {
     /// The caller's fresh id with the raft cluster's, or the answer that it gets none. Everything is looked at anew after each step.
     async fn under_lock(&self) -> Result<Result<(RaftId, RaftId), Answer>> {
         loop {
-            let (sight, decision) = self.decide().await?;
+            let (findings, decision) = self.decide().await?;
             match decision {
                 GrantDecision::Add => {
-                    return Ok(self.add().await?.map(|member| (sight.own.raft_cluster, member)));
+                    return Ok(self.add().await?.map(|member| (findings.own.raft_cluster, member)));
                 }
                 GrantDecision::RemoveLearner { member } => {
                     self.desk.etcd.remove(member).await?;
@@ -157,7 +157,7 @@ impl Hand<'_> {
                             reason: "all is in order; the old voter is removed when you ask next".into(),
                         }));
                     }
-                    self.remove_voter(&sight, member).await?;
+                    self.remove_voter(&findings, member).await?;
                 }
                 GrantDecision::TakeSnapshot => {
                     return Ok(Err(Answer::RetryAfter { millis: 50, reason: "the snapshot has become old".into() }));
@@ -172,10 +172,10 @@ impl Hand<'_> {
 
     /// Notes the removal first, so that no crash hides it from the rule that counts removals; then removes, if the list is still
     /// the one that was decided on.
-    async fn remove_voter(&self, sight: &Sight, member: RaftId) -> Result<()> {
+    async fn remove_voter(&self, findings: &Findings, member: RaftId) -> Result<()> {
         let why = format!("volume {} of the same name is blank and asks for its place", self.caller.request.instance);
         self.audit(REMOVE_VOTER, Some(member), &why).await?;
-        if self.desk.etcd.members().await? != sight.members {
+        if self.desk.etcd.members().await? != findings.members {
             return Ok(());
         }
         self.desk.etcd.remove(member).await?;
@@ -207,7 +207,7 @@ impl Hand<'_> {
     }
 
     /// Tells of a refusal, in the journal and, when there is a quorum, in etcd; not each time that the same caller asks again.
-    async fn refuse(&self, sight: &Sight, duplicate: Option<RaftId>, reason: &str) {
+    async fn refuse(&self, findings: &Findings, duplicate: Option<RaftId>, reason: &str) {
         let caller = &self.caller.fqdn;
         if !self.desk.refuses_anew(caller, reason) {
             return;
@@ -225,7 +225,7 @@ impl Hand<'_> {
                 "refuse"
             }
         };
-        if sight.serving()
+        if findings.serving()
             && let Err(e) = self.audit(act, duplicate, reason).await
         {
             log::debug!("noting a refusal: {e:#}");

@@ -2,11 +2,11 @@
 
 pub mod client;
 pub mod desk;
+pub mod findings;
 pub mod frame;
 pub mod grantor;
 pub mod metrics;
 pub mod reach;
 pub mod server;
-pub mod sight;
 pub mod snapshot;
 pub mod voters;

@@ -40,7 +40,7 @@ pub struct Caller {
 
 /// Everything seen for one decision, at one time.
 #[derive(Clone, Debug)]
-pub struct Sight {
+pub struct Findings {
     /// The grantor's own etcd.
     pub own: Running,
     /// The member list.
@@ -53,14 +53,14 @@ pub struct Sight {
     removals: Vec<Removal>,
 }
 
-impl Sight {
+impl Findings {
     /// Looks. Asks others only when a voter of the caller's name is listed.
     ///
     /// # Errors
     /// When etcd does not answer here, or loses its quorum meanwhile.
     pub async fn look(desk: &Desk, seat: &Seat, lineage: Id128, caller: &Caller) -> Result<Self> {
         let own = desk.running(lineage).await.context("etcd does not answer here")?;
-        let mut sight = Self {
+        let mut findings = Self {
             cluster_version: desk.cluster_version(),
             snapshot: desk.snapshots.last(),
             members: Vec::new(),
@@ -70,30 +70,30 @@ impl Sight {
             removals: Vec::new(),
             own,
         };
-        if !sight.serving() {
-            return Ok(sight);
+        if !findings.serving() {
+            return Ok(findings);
         }
-        sight.members = desk.etcd.members().await?;
-        let Some(earlier) = sight.members.iter().find(|member| is_callers(member, &caller.fqdn)) else {
-            return Ok(sight);
+        findings.members = desk.etcd.members().await?;
+        let Some(earlier) = findings.members.iter().find(|member| is_callers(member, &caller.fqdn)) else {
+            return Ok(findings);
         };
         if earlier.learner {
-            sight.caller_port = peer_port(caller.remote).await;
-            return Ok(sight);
+            findings.caller_port = peer_port(caller.remote).await;
+            return Ok(findings);
         }
         let (recorded, _) = desk.etcd.read(&member_key(&caller.fqdn)).await?;
-        sight.recorded =
+        findings.recorded =
             recorded.map(|bytes| serde_json::from_slice(&bytes)).transpose().context("reading its record")?;
         for (key, value) in desk.etcd.range(&audit_from(clock::now() - REMOVALS_SECS), AUDIT_END).await? {
-            sight.removals.extend(parse_removal(&key, &value)?);
+            findings.removals.extend(parse_removal(&key, &value)?);
         }
         let reach = desk.reach();
         let (port, voters) = tokio::join!(
             ports_of_name(reach.as_ref(), seat, caller),
-            voters::ask(reach.as_ref(), seat, &sight.members, sight.own.member, &caller.fqdn)
+            voters::ask(reach.as_ref(), seat, &findings.members, findings.own.member, &caller.fqdn)
         );
-        (sight.caller_port, sight.voters) = (port, voters);
-        Ok(sight)
+        (findings.caller_port, findings.voters) = (port, voters);
+        Ok(findings)
     }
 
     /// The own etcd is a voter that just read linearizably.
