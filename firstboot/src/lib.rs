@@ -37,6 +37,7 @@ pub mod decision;
 pub mod digest;
 pub mod disk;
 pub mod disk_fact;
+pub mod disk_pace;
 pub mod dns;
 pub mod dns_answer;
 pub mod dns_watch;

@@ -15,6 +15,9 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// Linux 6.14 and later leave an ext4 that hit an error `rw` and add the second; the third is one that was shut down.
+const READ_ONLY: [&str; 3] = ["ro", "emergency_ro", "shutdown"];
+
 /// The mount that is visible at `point`: of several on top of each other the last one.
 pub fn mount_at(mountinfo: &str, point: &Path) -> Option<Mount> {
     mountinfo.lines().filter_map(parse_line).rfind(|mount| mount.point == point)
@@ -28,7 +31,8 @@ fn parse_line(line: &str) -> Option<Mount> {
     let point = PathBuf::from(unescape(mount.next()?));
     let options = mount.next()?;
     let (fstype, source) = (system.next()?.to_owned(), unescape(system.next()?));
-    let read_only = [options, system.next()?].iter().any(|list| list.split(',').any(|option| option == "ro"));
+    let read_only =
+        [options, system.next()?].iter().any(|list| list.split(',').any(|option| READ_ONLY.contains(&option)));
     Some(Mount { point, fstype, source, read_only })
 }
 
@@ -59,5 +63,7 @@ mod tests {
         assert!(at("/var/lib/kiln").unwrap().read_only, "the file system went read-only below the mount");
         assert!(at("/mnt/a b").unwrap().read_only);
         assert_eq!(at("/var/lib"), None);
+        let broken = "42 22 7:1 / /data rw,noatime - ext4 /dev/loop1 rw,errors=remount-ro,emergency_ro\n";
+        assert!(mount_at(broken, Path::new("/data")).unwrap().read_only, "as Linux 6.14 says it");
     }
 }

@@ -24,6 +24,7 @@ use crate::paths::Paths;
 use crate::raft_id;
 use crate::state::{Phase, RaftId, State};
 use crate::state_file;
+use crate::volume::VolumeLabel;
 
 /// Allows this start of etcd, or says why not.
 ///
@@ -40,6 +41,8 @@ pub fn run(paths: &Paths) -> anyhow::Result<()> {
 
 fn check(paths: &Paths) -> anyhow::Result<()> {
     let facts = disk::look(paths);
+    // First: without its volume a node has no state either, and that is not what should be told.
+    mounted(&facts.data)?;
     let state = match state_file::read(paths) {
         StateView::Read(state) => *state,
         StateView::Absent => bail!("there is no state file, so nothing says which member this is"),
@@ -63,19 +66,22 @@ enum Start {
     Empty(RaftId),
 }
 
-/// What the disk allows. Pure.
-fn judge(facts: &DiskFacts, state: &State) -> anyhow::Result<Start> {
-    let free_mib = match &facts.data {
-        DataFact::Mounted { label, free_mib, .. } => {
-            ensure!(
-                label.instance == state.instance && label.cluster == state.cluster && label.fqdn == state.fqdn,
-                "the state file is of another volume than its label"
-            );
-            *free_mib
-        }
+/// The volume's label and how many MiB are free, if it is there and can be written.
+fn mounted(data: &DataFact) -> anyhow::Result<(&VolumeLabel, u64)> {
+    match data {
+        DataFact::Mounted { label, free_mib, .. } => Ok((label, *free_mib)),
         DataFact::Absent(why) | DataFact::Unusable(why) => bail!("the data volume is not mounted: {why}"),
         DataFact::ReadOnly(why) => bail!("the data volume is read-only: {why}"),
-    };
+    }
+}
+
+/// What the disk allows. Pure.
+fn judge(facts: &DiskFacts, state: &State) -> anyhow::Result<Start> {
+    let (label, free_mib) = mounted(&facts.data)?;
+    ensure!(
+        label.instance == state.instance && label.cluster == state.cluster && label.fqdn == state.fqdn,
+        "the state file is of another volume than its label"
+    );
     ensure!(
         free_mib >= LEAST_FREE_MIB,
         "the data volume has {free_mib} MiB free, etcd needs {LEAST_FREE_MIB} to start\nhint: make the data disk larger"

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::activation::{admit, settle};
 use crate::agent::desk::{Desk, Seat, running};
 use crate::agent::reach::Reach;
-use crate::agent::{metrics, server};
+use crate::agent::{metrics, pace, server};
 use crate::apply::{Applied, Hands};
 use crate::back_off::BackOff;
 use crate::boots::Boots;
@@ -60,6 +60,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         tokio::spawn(dns_watch::tend(desk.clone()));
         let boots = Boots::watch(desk.clone());
         tokio::spawn(metrics::tend(desk.clone()));
+        tokio::spawn(pace::tend());
         let text = format!("firstboot {} in image {}", env!("CARGO_PKG_VERSION"), image.meta.key);
         let fields = [("KILN_IMAGE", image.meta.key.to_string()), ("KILN_BOOT", image.boot_id.clone())];
         journal::tell(&journal::STARTED, &text, &fields.each_ref().map(|(name, value)| (*name, value.as_str())));

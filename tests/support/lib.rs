@@ -3,6 +3,7 @@
 //! Everything lives in namespaces and directories of its own and is gone when its value is dropped.
 
 pub mod bare_etcd;
+pub mod certificates;
 pub mod client;
 pub mod cluster;
 pub mod dns;

@@ -20,6 +20,24 @@ impl Cluster {
         );
     }
 
+    /// Writes a key with a value of so many bytes, and leaves it to the next call if that fails.
+    pub fn put_large(&self, key: &str, bytes: usize) {
+        let file = self.scratch().join("large");
+        fs_err::write(&file, vec![b'x'; bytes]).expect("writing a large value");
+        let pki = self.scratch().join("home/pki/unit");
+        let endpoints: Vec<String> = self.nodes.iter().map(|n| format!("https://{}:2379", n.address)).collect();
+        let script = format!(
+            "{} --endpoints {} --cacert {} --cert {} --key {} put {key} < {}",
+            text(&etcd("etcdctl")),
+            endpoints.join(","),
+            text(&pki.join("peer-root.crt")),
+            text(&pki.join("clients/root.crt")),
+            text(&pki.join("clients/root.key")),
+            text(&file),
+        );
+        drop(output(&["ip", "netns", "exec", &self.network.switch(), "sh", "-c", &script]));
+    }
+
     /// Reads a key, linearizably.
     pub fn get(&self, key: &str) -> Option<String> {
         let value = until(
@@ -50,6 +68,39 @@ impl Cluster {
             },
             || self.story(),
         )
+    }
+
+    /// Waits until a node's own member has answered as it should: a read through it that needs the leader.
+    pub fn wait_caught_up(&self, index: usize) {
+        let endpoint = format!("unix://{}", text(&self.nodes[index].paths().etcd_socket()));
+        let argv = [&text(&etcd("etcdctl")), "--endpoints", &endpoint, "--command-timeout=2s", "get", "/kiln/lineage"];
+        until(
+            &format!("{} to read with the others", self.nodes[index].fqdn),
+            PATIENCE,
+            || output(&argv).status.success().then_some(()),
+            || self.story(),
+        );
+    }
+
+    /// The member of this node leads, as it says itself.
+    pub fn leads(&self, index: usize) -> bool {
+        let endpoint = format!("unix://{}", text(&self.nodes[index].paths().etcd_socket()));
+        let argv = [
+            &text(&etcd("etcdctl")),
+            "--endpoints",
+            &endpoint,
+            "--command-timeout=1s",
+            "-w",
+            "json",
+            "endpoint",
+            "status",
+        ];
+        let said: Option<serde_json::Value> = serde_json::from_slice(&output(&argv).stdout).ok();
+        said.is_some_and(|said| {
+            let status = &said[0]["Status"];
+            let leader = status["leader"].as_u64();
+            leader.is_some_and(|id| id != 0) && leader == status["header"]["member_id"].as_u64()
+        })
     }
 
     /// Starts a client that writes 1, 2, 3, ... to `key`, one after the other, and notes what was acknowledged.

@@ -44,6 +44,9 @@ impl Disk {
 
     /// Attaches it, and names it and the seed as udev does.
     pub(crate) fn attach(&mut self, paths: &Paths, seed: &Path) {
+        // `ip netns exec` gives every process a copy of all mounts. Shared, a copy goes when the disk is unmounted here; else it would keep
+        // the file system alive below the next one.
+        run(&["mount", "--make-shared", &text(paths.root())]);
         let device = run(&["losetup", "-f", "--show", &text(&self.image)]).trim().to_owned();
         fs_err::create_dir_all(paths.disk(DATA_SERIAL).parent().expect("it is under dev")).expect("making dev");
         symlink(&device, paths.disk(DATA_SERIAL)).expect("naming the data disk");
@@ -129,6 +132,12 @@ impl Node {
         let done = act(&point);
         run(&["umount", &text(&point)]);
         done
+    }
+
+    /// Sum over every byte of its disk, powered off.
+    pub fn disk_sum(&self) -> String {
+        assert!(!self.is_on(), "the disk of a running node is the node's");
+        run(&["sha256sum", &text(self.image())])
     }
 
     /// Sum over all names and bytes of its etcd's directory, powered off.

@@ -138,7 +138,7 @@ fn a_renewed_client_keeps_its_key() {
 }
 
 #[test]
-fn no_two_issuers_expire_within_a_day_of_each_other() {
+fn b07_no_two_issuers_expire_within_a_day_of_each_other() {
     for count in 1..=50 {
         let ends: Vec<i64> = (0..count).map(|i| Validity::staggered(NOW, i, count).not_after).collect();
         assert!(ends.windows(2).all(|pair| pair[1] - pair[0] >= DAY_SECS), "{count}: {ends:?}");

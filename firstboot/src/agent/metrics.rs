@@ -34,8 +34,15 @@ pub async fn tend(desk: std::sync::Arc<Desk>) {
 /// # Errors
 /// When etcd does not answer with its whole metrics in time.
 pub async fn look() -> Result<Look> {
-    let text = timeout(LIMIT, read()).await.context("waiting for etcd's metrics")??;
-    parse_metrics(&text).context("etcd's metrics are cut short")
+    parse_metrics(&text().await?).context("etcd's metrics are cut short")
+}
+
+/// All of etcd's metrics.
+///
+/// # Errors
+/// When etcd does not answer in time.
+pub async fn text() -> Result<String> {
+    timeout(LIMIT, read()).await.context("waiting for etcd's metrics")?
 }
 
 async fn read() -> Result<String> {

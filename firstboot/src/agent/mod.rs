@@ -6,6 +6,7 @@ pub mod findings;
 pub mod frame;
 pub mod grantor;
 pub mod metrics;
+pub mod pace;
 pub mod reach;
 pub mod server;
 pub mod snapshot;

@@ -77,7 +77,7 @@ fn every_node_gets_a_seed_that_the_agent_believes() {
 }
 
 #[test]
-fn the_issuers_on_disk_expire_more_than_a_day_apart() {
+fn b07_the_issuers_on_disk_expire_more_than_a_day_apart() {
     let (_home, dir) = home();
     let profile = lab(|text| text);
     let (pki, _) = init(&dir, &order(&profile)).unwrap();
