@@ -30,12 +30,18 @@ fn wait_evicted(cluster: &Cluster, index: usize, id: RaftId) {
     cluster.wait_said(index, &format!("has removed this node's member {id}"));
 }
 
-/// As an operator does it: etcd refuses for five seconds after members have connected anew.
+/// As an operator does it: etcd refuses for five seconds after members have connected anew, and the answer may get lost with the member
+/// that gave it, so what counts is the list.
 fn remove(cluster: &Cluster, id: RaftId) {
     until(
         "etcd to remove a member",
         PATIENCE,
-        || cluster.etcdctl(&["member", "remove", &id.to_string()]).status.success().then_some(()),
+        || {
+            drop(cluster.etcdctl(&["member", "remove", &id.to_string()]));
+            let list = cluster.etcdctl(&["member", "list"]);
+            let text = String::from_utf8_lossy(&list.stdout).into_owned();
+            (list.status.success() && !text.contains(&format!("{id}, "))).then_some(())
+        },
         || cluster.story(),
     );
 }
