@@ -8,9 +8,9 @@ CARGO ?= cargo
 HOST := x86_64-unknown-linux-gnu
 KILN := target/release/kiln
 # The lab makes namespaces, mounts and machines of its own: it needs root, nothing else does.
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH,KILN_HOME)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH,KILN_HOME,SOAK_MINUTES,SOAK_SEED,SOAK_STEPS,RUST_TEST_NOCAPTURE)
 
-.PHONY: deps build faults demo demo-down test check bench clean
+.PHONY: deps build faults demo demo-down test check bench soak clean
 
 deps:
 	@.ci/install-deps
@@ -43,6 +43,13 @@ check: deps
 
 bench: build faults
 	$(SUDO) tests/run bench
+
+# Faults at random for so long (or for STEPS=n), the same ones for the same SEED; told step by step in target/soak/SEED.log.
+MINUTES ?= 10
+SEED ?= $(shell date +%s)
+STEPS ?= 0
+soak: build faults
+	SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) SOAK_STEPS=$(STEPS) RUST_TEST_NOCAPTURE=1 $(SUDO) tests/run -p kiln-tests --test soak
 
 clean:
 	$(CARGO) clean

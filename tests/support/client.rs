@@ -20,9 +20,9 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::Endpoint;
 
 /// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_millis(1500);
+const CONNECT: Duration = Duration::from_secs(1);
 /// How long one call may take; what takes longer has an unknown outcome.
-pub const CALL: Duration = Duration::from_secs(3);
+pub const CALL: Duration = Duration::from_secs(2);
 
 /// What an operator holds: a certificate of the clients' root, and the root that members' certificates are of.
 #[derive(Clone)]

@@ -21,6 +21,8 @@ pub mod places;
 pub mod program;
 pub mod random;
 pub mod revisions;
+pub mod slow_wire;
 pub mod volume;
 pub mod wait;
+pub mod wire;
 pub mod workload;

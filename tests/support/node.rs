@@ -12,6 +12,9 @@ use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
 use kiln_firstboot::digest::Id128;
 use kiln_firstboot::fault::Point;
 use kiln_firstboot::message::{ControlAnswer, ControlRequest};
@@ -24,6 +27,7 @@ use kiln_firstboot::{control, last_words, precheck, raft_id, state_file};
 use crate::firewall;
 use crate::program::{etcd, firstboot, firstboot_with_faults, kill, output, output_with_input, run, spawn};
 use crate::volume::Disk;
+use crate::wire::{self, Trouble};
 
 /// A node. Dropping it ends what it runs.
 #[derive(Debug)]
@@ -269,6 +273,21 @@ impl Node {
         self.helper.stop_etcd();
     }
 
+    /// Stops its etcd in mid-step (SIGSTOP), as a machine that stalls does; connections stay open and say nothing.
+    pub fn pause_etcd(&self) {
+        self.helper.signal_etcd(Signal::SIGSTOP);
+    }
+
+    /// Lets a paused etcd go on as if nothing had been.
+    pub fn resume_etcd(&self) {
+        self.helper.signal_etcd(Signal::SIGCONT);
+    }
+
+    /// Makes these, and nothing else, wrong with its link.
+    pub fn set_trouble(&self, troubles: &[Trouble]) {
+        wire::set_trouble(&self.space, troubles);
+    }
+
     /// Has etcd started as systemd's `Restart=` does it, which asks nobody but `firstboot precheck`.
     ///
     /// # Errors
@@ -373,6 +392,7 @@ impl Helper {
     }
 
     fn act(&self, request: ControlRequest, line: &str) -> ControlAnswer {
+        self.hand_over_hosts();
         match request {
             ControlRequest::Observe => self.pass(line),
             ControlRequest::StartEtcd { empty } => self.start_etcd(empty),
@@ -458,14 +478,33 @@ impl Helper {
         let env = fs_err::read_to_string(self.paths.etcd_args()).expect("the agent rendered etcd's arguments");
         let args =
             env.trim().strip_prefix("KILN_ETCD_ARGS=").expect("an environment file").trim_matches('"').to_owned();
-        // `ip netns exec` mounts it over /etc/hosts, which on a node is a link to it.
-        fs_err::copy(self.paths.hosts(), format!("/etc/netns/{}/hosts", self.space)).expect("handing etcd its hosts");
+        self.hand_over_hosts();
         let mut argv: Vec<String> =
             ["ip", "netns", "exec", &self.space, &text(&etcd("etcd"))].map(str::to_owned).to_vec();
         argv.extend(args.split_whitespace().map(str::to_owned));
         self.turn_the_page();
         *self.etcd.lock().unwrap_or_else(PoisonError::into_inner) = Some(spawn(&argv, &self.log));
         Ok(())
+    }
+
+    /// Keeps what etcd has for /etc/hosts, which on a node is a link to the agent's file, in step with that. `ip netns exec` mounted
+    /// it for etcd when it started, so it is the same file that must change.
+    fn hand_over_hosts(&self) {
+        let Ok(hosts) = fs_err::read(self.paths.hosts()) else { return };
+        let mounted = format!("/etc/netns/{}/hosts", self.space);
+        if fs_err::read(&mounted).ok().as_ref() != Some(&hosts) {
+            fs_err::write(mounted, hosts).expect("handing etcd its hosts");
+        }
+    }
+
+    fn signal_etcd(&self, signal: Signal) {
+        // `ip netns exec` becomes what it runs, so the child is etcd itself.
+        if let Some(etcd) = self.etcd.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+            && matches!(etcd.try_wait(), Ok(None))
+        {
+            let pid = Pid::from_raw(i32::try_from(etcd.id()).expect("a pid fits"));
+            nix::sys::signal::kill(pid, signal).expect("signalling etcd");
+        }
     }
 
     fn stop_etcd(&self) {

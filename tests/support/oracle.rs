@@ -72,7 +72,7 @@ impl Oracle {
 pub fn judge_serving(cluster: &Cluster, workload: Workload) -> Result<usize, String> {
     let prefix = workload.prefix().to_owned();
     let mut history = workload.finish();
-    let open: Vec<&Node> = cluster.nodes.iter().filter(|node| node.clients_open()).collect();
+    let open: Vec<&Node> = cluster.nodes.iter().filter(|node| node.etcd_runs() && node.clients_open()).collect();
     if open.is_empty() {
         return Err("no member is open to clients".into());
     }

@@ -50,3 +50,18 @@ pub fn holds(what: &str, duration: Duration, mut look: impl FnMut() -> bool, exp
         std::thread::sleep(PAUSE);
     }
 }
+
+/// As [`holds`], for what a test collects instead of failing at once.
+///
+/// # Errors
+/// When the condition failed once.
+pub fn unbroken(what: &str, duration: Duration, mut look: impl FnMut() -> bool) -> Result<(), String> {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        if !look() {
+            return Err(format!("it did not hold that {what}"));
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
