@@ -201,6 +201,13 @@ impl Hands<'_> {
             start,
         });
         durable::replace(&self.paths.etcd_args(), environment_file(&args)?.as_bytes(), 0o644)?;
+        if let Some(newest) = self.state.max_etcd.filter(|newest| self.image.meta.etcd_version < *newest) {
+            let text = format!(
+                "etcd {} starts on a volume that etcd {newest} has run on; within one minor version etcd allows it",
+                self.image.meta.etcd_version
+            );
+            journal::tell(&journal::NOTICE, &text, &[]);
+        }
         cut(Point::Rendered);
         self.control(ControlRequest::StartEtcd { empty }).await?;
         if empty {

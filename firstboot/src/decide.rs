@@ -170,8 +170,10 @@ fn record<'a>(
     same(file, "cluster", state.cluster, header.cluster)?;
     same(file, "node", &state.fqdn, &header.fqdn)?;
     same(file, "instance", state.instance, label.instance)?;
+    // Within a minor line etcd reads what any patch level wrote, and compares minors only (`membership.mustDetectDowngrade`): going
+    // back to an earlier patch is how a bad one is undone. Which patches are too old to serve at all is the charter's to say (row 1).
     if let Some(newest) = state.max_etcd
-        && seen.image.etcd_version < newest
+        && (seen.image.etcd_version.major, seen.image.etcd_version.minor) < (newest.major, newest.minor)
     {
         return Err(Refusal::EtcdOlderThanData { image: seen.image.etcd_version, newest });
     }

@@ -185,3 +185,15 @@ fn c05_no_place_is_asked_for_or_formed_without_room_for_a_log() {
     full(&mut member);
     assert!(matches!(decide(&member), Decision::Restart { .. }));
 }
+
+#[test]
+fn g04_g06_an_older_line_of_etcd_halts_and_an_older_patch_of_the_same_line_restarts() {
+    let ids = (RaftId(0xa), RaftId(0xc));
+    let after = |newest: &str| {
+        let mut seen = observation(2, 3).in_phase(member()).with_wal(ids);
+        seen.state_mut().max_etcd = Some(newest.parse().unwrap());
+        decide(&seen)
+    };
+    assert!(matches!(after("3.7.0"), Decision::Halt(Refusal::EtcdOlderThanData { .. })));
+    assert!(matches!(after("3.6.99"), Decision::Restart { .. }), "the image has 3.6.14");
+}
