@@ -11,6 +11,7 @@ use serde_json::Value;
 
 mod boot;
 mod formation;
+mod replacement;
 
 /// Runs of each short measurement; the median is printed.
 const RUNS: usize = 5;
@@ -30,6 +31,9 @@ fn main() {
     }
     if wanted("formation") {
         formation::compare();
+    }
+    if wanted("replacement") {
+        replacement::compare();
     }
     if wanted("boot") {
         boot::compare();
