@@ -12,14 +12,14 @@ use tokio::time::{sleep, timeout};
 use crate::agent::desk::{Desk, Seat};
 use crate::agent::reach::Reach;
 use crate::charter::Charter;
-use crate::custody::{KvHash, Verdict, compare, complete, hopeless, promotable};
+use crate::custody::{KvHash, LEARNER_PATIENCE_SECS, Verdict, compare, complete, hopeless, promotable};
 use crate::digest::Id128;
 use crate::etcd::{Created, Etcd, EtcdStatus};
 use crate::fault::{Point, cut};
 use crate::name::Fqdn;
 use crate::record::{ACTIVATED, ActivationRecord, Audit, LINEAGE, LineageRecord, MemberRecord, audit_key, member_key};
 use crate::state::RaftId;
-use crate::{clock, journal, peer_hash};
+use crate::{clock, fault, journal, peer_hash};
 
 /// Between two looks while the cluster forms: what a learner waits for at most after it has caught up.
 const FORMING: Duration = Duration::from_millis(200);
@@ -93,8 +93,9 @@ impl Custodian {
             }
         }
         let learners = &self.learners;
+        let patience = fault::limit("KILN_LEARNER_PATIENCE", LEARNER_PATIENCE_SECS);
         let since = |id: RaftId| learners.get(&id).map_or(0, |known| now.duration_since(known.since).as_secs());
-        for (member, fqdn) in hopeless(&members, &seat.charter, since) {
+        for (member, fqdn) in hopeless(&members, &seat.charter, patience, since) {
             desk.etcd.remove(member).await?;
             journal::tell(&journal::NOTICE, &format!("learner {member} never caught up; its place is given up"), &[]);
             audit(desk, seat, "remove-learner", &fqdn, member).await?;

@@ -63,13 +63,14 @@ pub fn promotable(members: &[ListedMember], charter: &Charter) -> Vec<(RaftId, F
     learners(members, charter).filter(|(member, _)| !member.client_urls.is_empty()).map(named).collect()
 }
 
-/// Learners of the charter that have been learners for too long. Only learners: they hold no vote, so nothing is lost.
+/// Learners of the charter that have been learners for more than `patience` seconds. Only learners: they hold no vote, so nothing is lost.
 pub fn hopeless(
     members: &[ListedMember],
     charter: &Charter,
+    patience: u64,
     learner_for: impl Fn(RaftId) -> u64,
 ) -> Vec<(RaftId, Fqdn)> {
-    learners(members, charter).filter(|(member, _)| learner_for(member.id) > LEARNER_PATIENCE_SECS).map(named).collect()
+    learners(members, charter).filter(|(member, _)| learner_for(member.id) > patience).map(named).collect()
 }
 
 fn learners<'a>(
@@ -161,7 +162,7 @@ mod tests {
         let members = [voter(1), learner(2), unstarted, learner(4)];
         assert_eq!(promotable(&members, &charter(3)), [(RaftId(2), name(2))]);
         let stuck = [(RaftId(2), name(2)), (RaftId(3), name(3))];
-        assert_eq!(hopeless(&members, &charter(3), |_| LEARNER_PATIENCE_SECS + 1), stuck);
-        assert_eq!(hopeless(&members, &charter(3), |_| LEARNER_PATIENCE_SECS), []);
+        assert_eq!(hopeless(&members, &charter(3), 300, |_| 301), stuck);
+        assert_eq!(hopeless(&members, &charter(3), 300, |_| 300), []);
     }
 }

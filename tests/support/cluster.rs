@@ -187,6 +187,18 @@ impl Cluster {
         Clone { node, port }
     }
 
+    /// A blank machine with the seed and address of a node whose agent does not run, beside its etcd. Powered off.
+    pub fn blank_twin_of(&self, index: usize) -> Node {
+        let original = &self.nodes[index];
+        let home = self.scratch.path().join(format!("{}t", original.fqdn.member_name()));
+        let seed = original.home.join("seed.tar");
+        let twin = Node::new(original.fqdn.clone(), original.address, original.space.clone(), home, &seed);
+        let image = twin.home.join("image");
+        fs_err::remove_dir_all(&image).expect("making room for a copy");
+        run(&["cp", "-a", &text(&original.home.join("image")), &text(&image)]);
+        twin
+    }
+
     /// Runs a program on the switch, where clients are.
     pub fn from_switch(&self, argv: &[&str]) -> Output {
         let switch = self.network.switch();

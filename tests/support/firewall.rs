@@ -22,17 +22,26 @@ pub fn open(space: &str) {
 
 /// Loses every packet between a namespace and an address, in both directions, beside the node's own rules.
 pub fn part(space: &str, address: &str) {
+    lose(space, &format!("ip saddr {address}"), &format!("ip daddr {address}"));
+}
+
+/// As [`part`], but only what goes to one TCP port, on either side.
+pub fn part_port(space: &str, address: &str, port: u16) {
+    lose(space, &format!("ip saddr {address} tcp dport {port}"), &format!("ip daddr {address} tcp dport {port}"));
+}
+
+fn lose(space: &str, coming: &str, going: &str) {
     let rules = format!(
         "add table inet parted\n\
          add chain inet parted in {{ type filter hook input priority -10; }}\n\
          add chain inet parted out {{ type filter hook output priority -10; }}\n\
-         add rule inet parted in ip saddr {address} drop\n\
-         add rule inet parted out ip daddr {address} drop\n"
+         add rule inet parted in {coming} drop\n\
+         add rule inet parted out {going} drop\n"
     );
     run_with_input(&["ip", "netns", "exec", space, "nft", "-f", "-"], &rules);
 }
 
-/// Ends every [`part`] of a namespace.
+/// Ends every [`part`] and [`part_port`] of a namespace.
 pub fn mend(space: &str) {
     run(&["ip", "netns", "exec", space, "nft", "delete", "table", "inet", "parted"]);
 }

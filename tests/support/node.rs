@@ -302,6 +302,7 @@ impl Node {
             kill(&mut agent);
         }
         self.helper.stop_etcd();
+        self.helper.clients_open.store(false, Ordering::SeqCst);
         if !self.paths().control_socket().exists() {
             return;
         }

@@ -12,7 +12,7 @@ use crate::agent::findings::{Caller, Findings};
 use crate::agent::snapshot::Progress;
 use crate::digest::Id128;
 use crate::etcd::ListedMember;
-use crate::fault::{Point, cut};
+use crate::fault::{self, Point, cut};
 use crate::grant::{GrantDecision, decide_grant};
 use crate::message::{Answer, Grant, JoinRequest};
 use crate::name::Fqdn;
@@ -22,7 +22,7 @@ use crate::version::EtcdLine;
 use crate::{clock, journal};
 
 /// The lock's lease. For liveness only: a grantor that dies delays the next one by this much.
-const LOCK_SECS: i64 = 60;
+const LOCK_SECS: u64 = 60;
 /// Between removing a member and adding one under the same name: etcd hashes the Unix second into the new id, and the same
 /// second gives the removed id again (etcd refuses it for ever).
 const REMOVAL_GAP: Duration = Duration::from_millis(2100);
@@ -33,6 +33,11 @@ const LIST_PATIENCE: Duration = Duration::from_millis(2500);
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(2);
 /// A removal is not begun later than this after the question: the addition that has to follow shall reach a caller that still waits.
 const BEGIN_WITHIN: Duration = Duration::from_millis(3500);
+
+/// [`LOCK_SECS`]; tests shorten it.
+fn lock_secs() -> i64 {
+    i64::try_from(fault::limit("KILN_LOCK_SECS", LOCK_SECS)).unwrap_or(i64::MAX)
+}
 
 /// Grants, refuses or puts off.
 ///
@@ -62,7 +67,7 @@ async fn try_grant(desk: &Desk, caller: &Caller) -> Result<Answer> {
     if let Some(answer) = hand.prepare().await? {
         return Ok(answer);
     }
-    let lock = match desk.etcd.lock(LOCK, seat.own.as_str(), LOCK_SECS).await? {
+    let lock = match desk.etcd.lock(LOCK, seat.own.as_str(), lock_secs()).await? {
         Ok(lock) => lock,
         Err(holder) => return later(300, &format!("{holder} is changing the members")),
     };
