@@ -10,7 +10,7 @@ KILN := target/release/kiln
 # The lab makes namespaces, mounts and machines of its own: it needs root, nothing else does.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH,KILN_HOME,SOAK_MINUTES,SOAK_SEED,SOAK_STEPS,RUST_TEST_NOCAPTURE)
 
-.PHONY: deps build faults demo demo-down test check bench soak clean
+.PHONY: deps build faults demo demo-down test check bench model mutants soak clean
 
 deps:
 	@.ci/install-deps
@@ -39,7 +39,7 @@ test: build faults
 check: deps
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	$(CARGO) test --locked --workspace --exclude kiln-tests
+	$(CARGO) test --locked --workspace --exclude kiln-tests --exclude kiln-model
 
 bench: build faults
 	$(SUDO) tests/run bench
@@ -50,6 +50,16 @@ SEED ?= $(shell date +%s)
 STEPS ?= 0
 soak: build faults
 	SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) SOAK_STEPS=$(STEPS) RUST_TEST_NOCAPTURE=1 $(SUDO) tests/run -p kiln-tests --test soak
+
+# Every configuration of the model as far as it goes, every mutant of it, every limit. A quarter of an hour to half an hour; the small ones
+# are in `make test`.
+model:
+	$(CARGO) run --locked -p kiln-model
+
+# Bends the deciding files line by line; unit tests must notice. Hours. Needs `cargo install cargo-mutants --locked`.
+DECIDING := decide charter identity grant replacement custody
+mutants:
+	$(CARGO) mutants -p kiln-firstboot $(foreach file,$(DECIDING),-f firstboot/src/$(file).rs) -- --lib
 
 clean:
 	$(CARGO) clean

@@ -59,7 +59,7 @@ fn check(paths: &Paths) -> anyhow::Result<()> {
 
 /// What kind of start the disk leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
+pub enum Start {
     /// On the member's own log.
     Log,
     /// On an empty log, with this fresh id.
@@ -75,8 +75,11 @@ fn mounted(data: &DataFact) -> anyhow::Result<(&VolumeLabel, u64)> {
     }
 }
 
-/// What the disk allows. Pure.
-fn judge(facts: &DiskFacts, state: &State) -> anyhow::Result<Start> {
+/// What the disk allows. Pure; the model asks it, too.
+///
+/// # Errors
+/// The sentence that forbids the start.
+pub fn judge(facts: &DiskFacts, state: &State) -> anyhow::Result<Start> {
     let (label, free_mib) = mounted(&facts.data)?;
     ensure!(
         label.instance == state.instance && label.cluster == state.cluster && label.fqdn == state.fqdn,
