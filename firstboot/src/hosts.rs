@@ -33,9 +33,13 @@ impl Hosts {
     }
 
     /// Takes over an answer of DNS. Only an answer with addresses changes anything: silence and "no such name" are not evidence
-    /// that a member has moved.
+    /// that a member has moved. Nor does an answer that gives it another member's address: etcd pairs the members of a list by where
+    /// their names lead, and with two at one address a joining etcd starts its empty log under an id that nobody gave it.
     pub fn learn(&mut self, fqdn: &Fqdn, located: &Lookup<IpAddr>) {
         let Lookup::Found(addresses) = located else { return };
+        if self.known.iter().any(|(name, known)| name != fqdn && known.iter().any(|known| addresses.contains(known))) {
+            return;
+        }
         if let Some((_, known)) = self.known.iter_mut().find(|(name, _)| name == fqdn) {
             known.clone_from(addresses);
             known.sort();
@@ -117,5 +121,12 @@ mod tests {
         moved.learn(&name, &Lookup::Found(vec![[10, 0, 0, 7].into()]));
         assert!(moved.render().contains("10.0.0.7\tetcd2.lab.example\n"));
         assert!(!moved.render().contains("10.0.0.2"));
+    }
+
+    #[test]
+    fn never_has_two_members_at_one_address() {
+        let mut lied_to = hosts();
+        lied_to.learn(&Fqdn::parse("etcd2.lab.example").unwrap(), &Lookup::Found(vec![[10, 0, 0, 1].into()]));
+        assert_eq!(lied_to, hosts());
     }
 }
