@@ -136,3 +136,6 @@ async fn over_tcp(server: SocketAddr, question: &Question) -> io::Result<Reply> 
     stream.read_exact(&mut bytes).await?;
     question.decode(id, &bytes).ok_or_else(|| io::Error::other("a reply to another question"))
 }
+
+#[cfg(test)]
+mod tests;
