@@ -1,58 +1,93 @@
 //! The addresses of the members as a hosts file, so that a running cluster does not need DNS to find itself.
 //!
 //! etcd dials peers by name and asks the resolver at every dial. Without this file two members that lose a connection while DNS is
-//! away cannot find each other again, and the cluster loses its quorum to a DNS outage. The charter's addresses are the start; what DNS
-//! answers replaces them, name by name, so a member that moved is found as soon as DNS knows. TLS decides who is believed.
+//! away cannot find each other again, and the cluster loses its quorum to a DNS outage. The charter's addresses are always in it. Where
+//! DNS locates a member elsewhere, that address comes first, but only after somebody there has proved by TLS to be that member: a
+//! member that moved is found as soon as DNS knows, and a wrong answer leads nobody astray.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::charter::Charter;
 use crate::dns::Dns;
 use crate::durable;
+use crate::journal;
 use crate::name::Fqdn;
+use crate::notice::Noticed;
 use crate::observation::Lookup;
-use crate::paths::Paths;
+use crate::paths::{PEER_PORT, Paths};
+use crate::tls::AgentTls;
 
 /// How often DNS is asked again. A moved member is away for at most this long after its records have changed.
 const REFRESH: Duration = Duration::from_secs(30);
+/// How long whoever is at a new address has to prove who it is.
+const PROOF: Duration = Duration::from_secs(3);
 
-/// The members and where each was last known to be.
+/// The members and where each can be found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hosts {
-    known: Vec<(Fqdn, Vec<IpAddr>)>,
+    known: Vec<Place>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    fqdn: Fqdn,
+    chartered: Vec<IpAddr>,
+    /// Where DNS located it, outside the charter, and it proved to be.
+    proved: Vec<IpAddr>,
+}
+
+impl Place {
+    /// Takes over an answer of DNS of which `proved` are the addresses elsewhere that were proved. Silence, "no such name" and
+    /// addresses that nobody proved are not evidence that the member has moved, or has moved back.
+    fn learn(&mut self, located: &Lookup<IpAddr>, proved: Vec<IpAddr>) {
+        let back = located.records().iter().any(|address| self.chartered.contains(address));
+        if !proved.is_empty() || back {
+            self.proved = proved;
+        }
+    }
 }
 
 impl Hosts {
     /// What the charter says.
     pub fn of(charter: &Charter) -> Self {
-        Self { known: charter.members.iter().map(|m| (m.fqdn.clone(), m.addresses.clone())).collect() }
+        let place = |m: &crate::charter::CharterMember| Place {
+            fqdn: m.fqdn.clone(),
+            chartered: m.addresses.clone(),
+            proved: Vec::new(),
+        };
+        Self { known: charter.members.iter().map(place).collect() }
     }
 
-    /// Takes over an answer of DNS. Only an answer with addresses changes anything: silence and "no such name" are not evidence
-    /// that a member has moved. Nor does an answer that gives it another member's address: etcd pairs the members of a list by where
-    /// their names lead, and with two at one address a joining etcd starts its empty log under an id that nobody gave it.
-    pub fn learn(&mut self, fqdn: &Fqdn, located: &Lookup<IpAddr>) {
-        let Lookup::Found(addresses) = located else { return };
-        if self.known.iter().any(|(name, known)| name != fqdn && known.iter().any(|known| addresses.contains(known))) {
-            return;
-        }
-        if let Some((_, known)) = self.known.iter_mut().find(|(name, _)| name == fqdn) {
-            known.clone_from(addresses);
-            known.sort();
-        }
+    /// Where DNS locates the member number `index`, and neither its charter nor another member's place is. etcd pairs the members of a
+    /// list by where their names lead: with two at one address, a joining etcd starts its empty log under an id that nobody gave it.
+    fn elsewhere(&self, index: usize, located: &Lookup<IpAddr>) -> Vec<IpAddr> {
+        let taken = |address: &IpAddr| {
+            self.known.iter().enumerate().any(|(other, place)| {
+                place.chartered.contains(address) || (other != index && place.proved.contains(address))
+            })
+        };
+        let mut new: Vec<IpAddr> = located.records().iter().copied().filter(|address| !taken(address)).collect();
+        new.sort();
+        new.dedup();
+        new
     }
 
     /// The file.
     pub fn render(&self) -> String {
         let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        for (name, addresses) in &self.known {
-            for address in addresses {
+        for place in &self.known {
+            // etcd gives a dial two seconds, and the first address may use them up.
+            for address in place.proved.iter().chain(&place.chartered) {
                 // Writing to a string cannot fail.
-                let _ = writeln!(text, "{address}\t{name}");
+                let _ = writeln!(text, "{address}\t{}", place.fqdn);
             }
         }
         text
@@ -73,13 +108,31 @@ fn write(paths: &Paths, hosts: &Hosts) -> Result<()> {
     durable::replace(&paths.hosts(), hosts.render().as_bytes(), 0o644).context("writing the members' addresses down")
 }
 
-/// Keeps the file in step with DNS, for ever.
-pub async fn tend(paths: Paths, mut hosts: Hosts, dns: impl Fn() -> Dns) {
+/// Keeps the file in step with DNS, for ever, and tells what follows where DNS and charter differ.
+pub async fn tend(paths: Paths, mut hosts: Hosts, tls: watch::Receiver<AgentTls>, dns: impl Fn() -> Dns) {
+    let mut noticed = Noticed::default();
     loop {
         let before = hosts.clone();
         let dns = dns();
-        for (name, _) in &before.known {
-            hosts.learn(name, &dns.addresses(name).await.into_lookup());
+        let mut notices = Vec::new();
+        for index in 0..hosts.known.len() {
+            let located = dns.addresses(&hosts.known[index].fqdn).await.into_lookup();
+            let mut proved = Vec::new();
+            let elsewhere = hosts.elsewhere(index, &located);
+            let place = &mut hosts.known[index];
+            for address in elsewhere {
+                let tls = tls.borrow().clone();
+                let proof = prove(&tls, &place.fqdn, address).await;
+                notices.push(consequence(&place.fqdn, address, proof.is_ok()));
+                match proof {
+                    Ok(()) => proved.push(address),
+                    Err(e) => log::debug!("{} at {address}: {e:#}", place.fqdn),
+                }
+            }
+            place.learn(&located, proved);
+        }
+        for text in noticed.fresh(notices) {
+            journal::tell(&journal::NOTICE, &text, &[]);
         }
         if hosts != before
             && let Err(e) = write(&paths, &hosts)
@@ -91,13 +144,41 @@ pub async fn tend(paths: Paths, mut hosts: Hosts, dns: impl Fn() -> Dns) {
     }
 }
 
+/// What follows for etcd from DNS's locating a member elsewhere. ([`crate::notice`] tells that it does.)
+fn consequence(fqdn: &Fqdn, address: IpAddr, proved: bool) -> String {
+    if proved {
+        format!(
+            "etcd looks for {fqdn} at {address} first, where it has proved to be; agents refuse it there until a new charter and seed have that address"
+        )
+    } else {
+        format!(
+            "nobody at {address} proves to be {fqdn}, whatever DNS says: etcd looks for it at the charter's address"
+        )
+    }
+}
+
+/// Whoever listens on the peer port of `address` holds a certificate of `fqdn`.
+async fn prove(tls: &AgentTls, fqdn: &Fqdn, address: IpAddr) -> Result<()> {
+    let proof = async {
+        let stream = TcpStream::connect((address, PEER_PORT)).await?;
+        let name = ServerName::try_from(fqdn.as_str().to_owned()).context("naming the server")?;
+        tls.connector.connect(name, stream).await.context("authenticating it")?;
+        Ok(())
+    };
+    timeout(PROOF, proof).await.context("it took too long")?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::{address, charter};
 
     fn hosts() -> Hosts {
-        let name = |n| Fqdn::parse(&format!("etcd{n}.lab.example")).unwrap();
-        Hosts { known: (1..=2).map(|n| (name(n), vec![IpAddr::from([10, 0, 0, n])])).collect() }
+        Hosts::of(&charter(2))
+    }
+
+    fn found(n: u8) -> Lookup<IpAddr> {
+        Lookup::Found(vec![address(n)])
     }
 
     #[test]
@@ -110,23 +191,31 @@ mod tests {
     }
 
     #[test]
-    fn follows_an_answer_and_nothing_less() {
-        let name = Fqdn::parse("etcd2.lab.example").unwrap();
-        let mut moved = hosts();
-        moved.learn(&name, &Lookup::None);
-        moved.learn(&name, &Lookup::Failed("SERVFAIL".into()));
-        assert_eq!(moved, hosts());
-        moved.learn(&Fqdn::parse("stranger.lab.example").unwrap(), &Lookup::Found(vec![[10, 0, 0, 9].into()]));
-        assert_eq!(moved, hosts());
-        moved.learn(&name, &Lookup::Found(vec![[10, 0, 0, 7].into()]));
-        assert!(moved.render().contains("10.0.0.7\tetcd2.lab.example\n"));
-        assert!(!moved.render().contains("10.0.0.2"));
+    fn follows_a_proof_and_nothing_less() {
+        let mut place = hosts().known.remove(1);
+        for answer in [Lookup::None, Lookup::Failed("SERVFAIL".into()), found(2), found(66)] {
+            let before = place.clone();
+            place.learn(&answer, Vec::new());
+            assert_eq!(place, before, "{answer:?}");
+        }
+        let answer = Lookup::Found(vec![address(7), address(2), address(7)]);
+        assert_eq!(hosts().elsewhere(1, &answer), [address(7)]);
+        place.learn(&found(7), vec![address(7)]);
+        let moved = Hosts { known: vec![place.clone()] };
+        assert!(moved.render().ends_with("10.0.0.7\tetcd2.lab.example\n10.0.0.2\tetcd2.lab.example\n"));
+        // A poisoned answer after that, or silence, moves it nowhere; the charter's address in DNS takes it back.
+        place.learn(&found(66), Vec::new());
+        place.learn(&Lookup::None, Vec::new());
+        assert_eq!(place.proved, [address(7)]);
+        place.learn(&found(2), Vec::new());
+        assert_eq!(place.proved, [] as [IpAddr; 0]);
     }
 
     #[test]
     fn never_has_two_members_at_one_address() {
-        let mut lied_to = hosts();
-        lied_to.learn(&Fqdn::parse("etcd2.lab.example").unwrap(), &Lookup::Found(vec![[10, 0, 0, 1].into()]));
-        assert_eq!(lied_to, hosts());
+        let mut hosts = hosts();
+        assert_eq!(hosts.elsewhere(1, &found(1)), [] as [IpAddr; 0]);
+        hosts.known[0].learn(&found(7), vec![address(7)]);
+        assert_eq!(hosts.elsewhere(1, &found(7)), [] as [IpAddr; 0]);
     }
 }

@@ -48,6 +48,23 @@ pub fn disagreements(
     notices
 }
 
+/// That this node, a member that needs nothing of the network to serve, is at other addresses than its charter says; none when it is
+/// where it should be, or has no address yet.
+pub fn displaced(own: &[IpAddr], fqdn: &Fqdn, charter: &Charter) -> Option<String> {
+    let chartered = &charter.member(fqdn)?.addresses;
+    if own.is_empty() || own.iter().any(|address| chartered.contains(address)) {
+        return None;
+    }
+    let list = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    Some(format!(
+        "this node is at {}, the charter has {fqdn} at {}; its issuer signs for no other address, so its certificate keeps the old one: \
+         etcd serves as long as DNS says where the node is, in both directions, and agents do not answer it until it has its \
+         address back or a new charter and seed",
+        list(own),
+        list(chartered)
+    ))
+}
+
 fn srv(services: &Lookup<SrvTarget>, charter: &Charter) -> Vec<String> {
     let name = format!("_etcd-server-ssl._tcp.{}", charter.domain);
     let records = match services {
@@ -90,7 +107,7 @@ fn srv(services: &Lookup<SrvTarget>, charter: &Charter) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{address, observation};
+    use crate::sample::{address, charter, fqdn, observation};
 
     #[test]
     fn is_silent_where_dns_and_charter_agree() {
@@ -129,5 +146,17 @@ mod tests {
         );
         seen.srv = Lookup::None;
         assert!(notices(&seen)[0].starts_with("DNS has no SRV record _etcd-server-ssl._tcp.lab.example;"));
+    }
+
+    #[test]
+    fn tells_a_member_that_it_is_not_where_its_charter_has_it() {
+        let displaced = |own: &[IpAddr]| displaced(own, &fqdn(1), &charter(3));
+        assert_eq!(displaced(&[]), None);
+        assert_eq!(displaced(&[address(99), address(1)]), None);
+        let told = displaced(&[address(99)]).unwrap();
+        assert!(
+            told.starts_with("this node is at 10.0.0.99, the charter has etcd1.lab.example at 10.0.0.1;"),
+            "{told}"
+        );
     }
 }

@@ -26,7 +26,7 @@ use crate::etcd::Etcd;
 use crate::leaf_keeper::LeafKeeper;
 use crate::message::{ControlRequest, Holds};
 use crate::name::Fqdn;
-use crate::notice::{Noticed, notices};
+use crate::notice::{Noticed, displaced, notices};
 use crate::observation::{Observation, SeedView, StateView};
 use crate::observe::{self, Image, Local};
 use crate::paths::{PEER_PORT, Paths};
@@ -37,7 +37,7 @@ use crate::state::State;
 use crate::status_file::{self, StatusFile};
 use crate::tls::{AgentTls, TlsParts};
 use crate::wait::{WaitReason, utc};
-use crate::{clock, control_client, custodian, dns_watch, hosts, journal, seed};
+use crate::{address, clock, control_client, custodian, dns_watch, hosts, journal, seed};
 
 /// The root helper is let go before a longer pause than this.
 const KEEP_HELPER: Duration = Duration::from_secs(1);
@@ -79,6 +79,7 @@ pub fn run(paths: &Paths) -> Result<()> {
             back_off: BackOff::default(),
             asks_again: 0,
             noticed: Noticed::default(),
+            displaced: Noticed::default(),
             progress: Progress::new(clock::monotonic()),
         };
         loop {
@@ -109,6 +110,8 @@ struct Runner<'a> {
     /// When the back-off ends, Unix seconds, to tell.
     asks_again: i64,
     noticed: Noticed,
+    /// Whether this member was last seen away from its charter's addresses.
+    displaced: Noticed,
     progress: Progress,
 }
 
@@ -176,6 +179,12 @@ impl Runner<'_> {
         if !up {
             self.etcd_seen_up = None;
         }
+        if matches!(decision, Decision::Restart { .. }) {
+            let own = address::own_addresses().unwrap_or_default();
+            for text in self.displaced.fresh(displaced(&own, &identity.own, &identity.charter).into_iter().collect()) {
+                journal::tell(&journal::NOTICE, &text, &[]);
+            }
+        }
         // A restart is not held up by questions: etcd is started first, and stopped if a peer knows better.
         let watching = up && matches!(decision, Decision::Restart { .. }) && {
             let since = *self.etcd_seen_up.get_or_insert_with(clock::monotonic);
@@ -205,12 +214,12 @@ impl Runner<'_> {
 
     /// Has the members' addresses written down before etcd is started, and kept from then on.
     fn keep_hosts(&mut self, charter: &Charter) -> Result<()> {
-        if self.hosts_kept {
-            return Ok(());
-        }
+        // Without a certificate etcd is not started either.
+        let Some(tls) = self.tls.as_ref().filter(|_| !self.hosts_kept) else { return Ok(()) };
         let hosts = hosts::begin(self.paths, charter)?;
         let (paths, cluster) = (self.paths.clone(), self.image.cluster.clone());
-        tokio::spawn(hosts::tend(self.paths.clone(), hosts, move || observe::dns(&paths, &cluster)));
+        let dns = move || observe::dns(&paths, &cluster);
+        tokio::spawn(hosts::tend(self.paths.clone(), hosts, tls.subscribe(), dns));
         self.hosts_kept = true;
         Ok(())
     }
