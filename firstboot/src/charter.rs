@@ -158,8 +158,9 @@ mod tests {
         assert_eq!(Charter::open(&bytes, &signature, &key), Ok(charter(3)));
     }
 
+    /// H2: a valid peer certificate does not make a forged charter good.
     #[test]
-    fn refuses_every_single_flipped_bit() {
+    fn h02_refuses_every_single_flipped_bit() {
         let (bytes, signature, key) = sign(&charter(3));
         for i in 0..bytes.len() {
             let mut bent = bytes.clone();

@@ -1,7 +1,8 @@
-//! Answering other agents and operators: 32 connections at most, 5 seconds to say what is wanted.
+//! Answering other agents and operators: 32 connections at most and 8 of one address, 5 seconds to say what is wanted.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -18,6 +19,8 @@ use crate::tls::AgentTls;
 
 /// Connections served at one time. Further ones wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 32;
+/// Of these, of one address: a caller that holds on to connections holds up itself, not the others. Members ask one thing at a time.
+pub const MAX_PER_ADDRESS: usize = 8;
 /// From accepting a connection to having read its request: whoever is slower is cut off.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// From the request to the end of the answer; a grant may have to wait out two seconds between a removal and an addition.
@@ -40,6 +43,7 @@ pub async fn serve(listener: TcpListener, tls: watch::Receiver<AgentTls>, desk: 
 
 async fn serve_within(request_limit: Duration, listener: TcpListener, tls: watch::Receiver<AgentTls>, desk: Arc<Desk>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let callers = Callers::default();
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let (stream, remote) = match listener.accept().await {
@@ -51,13 +55,50 @@ async fn serve_within(request_limit: Duration, listener: TcpListener, tls: watch
                 continue;
             }
         };
+        // Closed at once: whoever has this many open is not waiting for an answer.
+        let Some(caller) = callers.admit(remote.ip().to_canonical()) else { continue };
         let (tls, desk) = (tls.borrow().clone(), desk.clone());
         tokio::spawn(async move {
             if let Err(e) = serve_one(request_limit, stream, remote.ip().to_canonical(), &tls, &desk).await {
                 log::debug!("serving {remote}: {e:#}");
             }
-            drop(slot);
+            drop((slot, caller));
         });
+    }
+}
+
+/// How many connections each address has open.
+#[derive(Clone, Debug, Default)]
+struct Callers(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
+/// One of them, until dropped.
+#[derive(Debug)]
+struct Caller {
+    callers: Callers,
+    address: IpAddr,
+}
+
+impl Callers {
+    fn admit(&self, address: IpAddr) -> Option<Caller> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(address).or_default();
+        if *count >= MAX_PER_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        Some(Caller { callers: self.clone(), address })
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let mut open = self.callers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
     }
 }
 

@@ -119,9 +119,30 @@ fn callers_that_say_nothing_are_cut_off_and_hold_up_nobody() {
         assert_eq!(mute.read(&mut [0; 16]).await.unwrap_or(0), 0);
         // Every place taken by silence: the next caller is served when the limit frees one.
         let mut crowd = Vec::new();
-        for _ in 0..MAX_CONNECTIONS {
-            crowd.push(TcpStream::connect(site.at).await.unwrap());
+        for n in 0..MAX_CONNECTIONS {
+            crowd.push(silent_from([127, 0, 1, u8::try_from(n / MAX_PER_ADDRESS).unwrap()], site.at).await);
         }
         assert_eq!(site.ask(&member, Ask::Status).await, just_started());
+    });
+}
+
+async fn silent_from(address: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((IpAddr::from(address), 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+#[test]
+fn one_address_cannot_take_the_places_of_the_others() {
+    run(async {
+        // A limit that no test lives to see: only the count of each address keeps places free.
+        let site = site(Duration::from_secs(3600)).await;
+        let mut crowd = Vec::new();
+        for _ in 0..MAX_CONNECTIONS + 1 {
+            crowd.push(silent_from([127, 0, 1, 1], site.at).await);
+        }
+        assert_eq!(site.ask(&site.member(), Ask::Status).await, just_started());
+        let mut last = crowd.pop().unwrap();
+        assert_eq!(last.read(&mut [0; 16]).await.unwrap_or(0), 0, "closed at once");
     });
 }
