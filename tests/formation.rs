@@ -1,18 +1,14 @@
-//! Forming, restarting, and finding oneself in DNS: the real agent, a real etcd, a real DNS server, no machine.
+//! Forming and restarting: the real agent, a real etcd, a real DNS server, no machine. (DNS that fails is in catalogue/dns.rs.)
 //!
 //! Scenario ids are those of the fault catalogue (D1, A1, ...).
 #![expect(clippy::tests_outside_test_module, reason = "an integration test is nothing but tests")]
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use kiln_firstboot::state::Phase;
-use kiln_tests::cluster::{Cluster, DOMAIN, PATIENCE};
+use kiln_tests::cluster::{Cluster, PATIENCE};
 use kiln_tests::program::run;
-use kiln_tests::wait::{holds, until};
-
-/// How long a node is watched doing nothing. Rounds are a second or less apart, so this is several of them.
-const A_WHILE: Duration = Duration::from_secs(6);
+use kiln_tests::wait::until;
 
 fn stdout(output: &std::process::Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -84,81 +80,6 @@ fn six_blank_nodes_form_one_cluster() {
     one_cluster(&cluster);
 }
 
-/// A1: no PTR. The node waits, says which record is missing, and goes on when it is there.
-#[test]
-#[ignore = "needs root, etcd and dnsmasq"]
-fn a_node_without_a_ptr_record_waits_until_it_is_mended() {
-    let mut cluster = Cluster::new(3);
-    let address = cluster.nodes[1].address;
-    cluster.dns.change(|r| {
-        r.ptr.remove(&address);
-    });
-    cluster.power_on();
-    cluster.wait_said(1, "PTR");
-    cluster.wait_said(1, &address.to_string());
-    nobody_forms(&cluster);
-    let name = cluster.nodes[1].fqdn.to_string();
-    cluster.dns.change(|r| {
-        r.ptr.insert(address, name);
-    });
-    cluster.wait_activated();
-}
-
-/// A4: the PTR names another member. Nothing forms; mending DNS is enough.
-#[test]
-#[ignore = "needs root, etcd and dnsmasq"]
-fn a_node_whose_ptr_names_another_member_halts_until_it_is_mended() {
-    let mut cluster = Cluster::new(3);
-    let address = cluster.nodes[1].address;
-    let other = cluster.nodes[2].fqdn.to_string();
-    cluster.dns.change(|r| {
-        r.ptr.insert(address, other.clone());
-    });
-    cluster.power_on();
-    cluster.wait_said(1, &other);
-    nobody_forms(&cluster);
-    let name = cluster.nodes[1].fqdn.to_string();
-    cluster.dns.change(|r| {
-        r.ptr.insert(address, name);
-    });
-    cluster.wait_activated();
-}
-
-/// A5: the name resolves to another address than the node's. Peers could not reach it, so it waits.
-#[test]
-#[ignore = "needs root, etcd and dnsmasq"]
-fn a_node_whose_name_resolves_elsewhere_waits_until_it_is_mended() {
-    let mut cluster = Cluster::new(3);
-    let name = cluster.nodes[1].fqdn.to_string();
-    let address = cluster.nodes[1].address;
-    cluster.dns.change(|r| {
-        r.a.insert(name.clone(), std::net::Ipv4Addr::new(10, 99, 0, 200));
-    });
-    cluster.power_on();
-    cluster.wait_said(1, "10.99.0.200");
-    nobody_forms(&cluster);
-    cluster.dns.change(|r| {
-        r.a.insert(name, address);
-    });
-    cluster.wait_activated();
-}
-
-/// A8, D4: one member never comes. Absence is not evidence, whatever SRV says.
-#[test]
-#[ignore = "needs root, etcd and dnsmasq"]
-fn nothing_forms_while_a_charter_member_is_silent_even_when_srv_forgets_it() {
-    let mut cluster = Cluster::new(3);
-    let absent = cluster.nodes[2].fqdn.to_string();
-    cluster.dns.change(|r| r.srv.retain(|target| *target != absent));
-    cluster.nodes[0].power_on();
-    cluster.nodes[1].power_on();
-    cluster.wait_said(0, &absent);
-    nobody_forms(&cluster);
-    cluster.nodes[2].power_on();
-    cluster.wait_activated();
-    one_cluster(&cluster);
-}
-
 /// D2: power is lost in the middle of forming, again and again; what comes out is one lineage.
 #[test]
 #[ignore = "needs root, etcd and dnsmasq"]
@@ -190,13 +111,4 @@ fn lineage(position: &Phase) -> Option<kiln_firstboot::digest::Id128> {
         | Phase::Member { lineage, .. }
         | Phase::Evicted { lineage, .. } => Some(*lineage),
     }
-}
-
-fn nobody_forms(cluster: &Cluster) {
-    holds(
-        &format!("nobody in {DOMAIN} forms"),
-        A_WHILE,
-        || cluster.nodes.iter().all(|n| n.state().is_none_or(|s| s.position == Phase::Blank) && !n.clients_open()),
-        || cluster.story(),
-    );
 }

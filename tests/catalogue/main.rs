@@ -9,6 +9,7 @@ mod disk;
 mod dns;
 mod formation;
 mod join;
+mod leaf;
 mod partition;
 mod replace;
 mod version;

@@ -1,8 +1,8 @@
 //! Several nodes, their DNS and their operator.
 #![expect(clippy::disallowed_methods, reason = "tests prepare files")]
 
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::dns::{Dns, Records};
 use crate::netns::Network;
 use crate::node::{Node, text};
 use crate::program::{etcd, kiln, output, run};
-use crate::wait::until;
+use crate::wait::{holds, until};
 
 /// Domain of every test cluster.
 pub const DOMAIN: &str = "unit.kiln.test";
@@ -27,6 +27,9 @@ pub const ENV: &str = "unit";
 
 /// Long enough for any cluster to form on two busy cores; a test that needs this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long nodes are watched doing nothing. Rounds are a second or less apart, so this is several of them.
+const A_WHILE: Duration = Duration::from_secs(5);
 
 /// A cluster of nodes in namespaces. Dropping it ends everything.
 #[derive(Debug)]
@@ -58,42 +61,53 @@ impl Clone {
 impl Cluster {
     /// Mints a cluster of `size` nodes with `kiln pki init` and lays its nodes out, all blank, all powered off.
     pub fn new(size: u8) -> Self {
+        Self::lay_out(size, Family::V4, false)
+    }
+
+    /// The same, with a DNS server that misbehaves by script instead of the real one.
+    pub fn with_scripted_dns(size: u8) -> Self {
+        Self::lay_out(size, Family::V4, true)
+    }
+
+    /// The same in a network of IPv6 alone. The charter has IPv6 addresses.
+    pub fn over_ipv6(size: u8) -> Self {
+        Self::lay_out(size, Family::V6, true)
+    }
+
+    /// The same with addresses and records of both families on every node. The charter has the IPv4 addresses.
+    pub fn dual_stack(size: u8) -> Self {
+        Self::lay_out(size, Family::Both, true)
+    }
+
+    fn lay_out(size: u8, family: Family, scripted: bool) -> Self {
         let scratch = tempfile::tempdir().expect("making a scratch directory");
         let top = scratch.path();
         let (names, addresses): (Vec<String>, Vec<Ipv4Addr>) =
             (1..=size).map(|n| (format!("n{n}"), Ipv4Addr::new(10, 99, 0, 10 + n))).unzip();
-        let profiles = top.join("profiles");
-        fs_err::create_dir_all(&profiles).expect("making profiles/");
-        fs_err::write(profiles.join("unit.toml"), profile(&names, &addresses)).expect("writing a profile");
-        let home = top.join("home");
-        run(&[&text(&kiln()), "-C", &text(top), "--home", &text(&home), "pki", "init", "unit"]);
-        let pki = home.join("pki/unit");
-        let trust: serde_json::Value =
-            serde_json::from_slice(&fs_err::read(pki.join("trust.json")).expect("reading trust.json"))
-                .expect("it is JSON");
-        let cluster: Id128 = serde_json::from_value(trust["cluster"].clone()).expect("trust.json has the cluster");
-        let charter_key: PublicKey =
-            serde_json::from_value(trust["charter_key"].clone()).expect("trust.json has the key");
+        let chartered: Vec<IpAddr> = addresses.iter().map(|a| family.chartered(*a)).collect();
+        let (pki, config) = mint(top, &names, &chartered);
         let mut network = Network::new();
+        if family != Family::V4 {
+            network.enable6();
+        }
         let mut records = Records::default();
         let mut nodes = Vec::new();
         for (name, address) in names.iter().zip(&addresses) {
             let fqdn = Fqdn::parse(&format!("{name}.{DOMAIN}")).expect("test names are names");
-            records.a.insert(fqdn.to_string(), *address);
-            records.ptr.insert(*address, fqdn.to_string());
             records.srv.push(fqdn.to_string());
             let space = network.add(name, *address);
+            if family != Family::V6 {
+                records.a.insert(fqdn.to_string(), *address);
+                records.ptr.insert(*address, fqdn.to_string());
+            }
+            if family != Family::V4 {
+                records.aaaa.insert(fqdn.to_string(), in_ipv6(*address));
+                records.ptr6.insert(in_ipv6(*address), fqdn.to_string());
+                Network::add6(&space, in_ipv6(*address), (family == Family::V6).then_some(*address));
+            }
             let seed = pki.join("seeds").join(format!("{name}.tar"));
-            let node = Node::new(fqdn, *address, space, top.join(name), &seed);
-            let config = ClusterConfig {
-                schema: 1,
-                env: ENV.into(),
-                cluster,
-                domain: Fqdn::parse(DOMAIN).expect("the domain is a name"),
-                charter_key,
-                dns_servers: Vec::new(),
-                etcd: EtcdSettings::default(),
-            };
+            let mut node = Node::new(fqdn, *address, space, top.join(name), &seed);
+            node.ip = family.chartered(*address);
             let image = ImageMeta {
                 schema: 1,
                 key: Sha256Digest::of(b"the image of a test"),
@@ -107,8 +121,26 @@ impl Cluster {
             node.put_in_image("image.json", &serde_json::to_vec(&image).expect("JSON"));
             nodes.push(node);
         }
-        let dns = Dns::start(&network, DOMAIN, top.join("dns.log"), records);
+        let dns = if scripted {
+            let known = |n: &Node| (n.fqdn.to_string(), vec![n.address.into(), in_ipv6(n.address).into()]);
+            Dns::scripted(&network, DOMAIN, nodes.iter().map(known).collect(), records)
+        } else {
+            Dns::start(&network, DOMAIN, top.join("dns.log"), records)
+        };
         Self { nodes, dns, network, scratch }
+    }
+
+    /// Gives a node to another environment with the same names, in which it is the only member: another image, another seed, other
+    /// roots. Powered off only.
+    ///
+    /// # Panics
+    /// When that cannot be minted.
+    pub fn hand_over(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        let (pki, config) = mint(&self.scratch.path().join("other"), &[node.fqdn.member_name().to_owned()], &[node.ip]);
+        let seed = pki.join("seeds").join(format!("{}.tar", node.fqdn.member_name()));
+        fs_err::copy(seed, node.home.join("seed.tar")).expect("handing a node its seed");
+        node.put_in_image("cluster.json", &serde_json::to_vec(&config).expect("JSON"));
     }
 
     /// Powers every node on.
@@ -137,6 +169,16 @@ impl Cluster {
         );
     }
 
+    /// Watches the nodes for a while: nobody has left the blank phase, nobody lets clients in.
+    pub fn nobody_forms(&self) {
+        holds(
+            &format!("nobody in {DOMAIN} forms"),
+            A_WHILE,
+            || self.nodes.iter().all(|n| n.state().is_none_or(|s| s.position == Phase::Blank) && !n.clients_open()),
+            || self.story(),
+        );
+    }
+
     /// Raft cluster and member id of a node that is a member.
     pub fn member(&self, index: usize) -> Option<(RaftId, RaftId)> {
         match self.nodes[index].state()?.position {
@@ -158,8 +200,8 @@ impl Cluster {
     /// Mints the next generation of the charter for these nodes, with `kiln pki init`, and attaches their new seeds: they see them at
     /// their next boot.
     pub fn new_generation(&self, generation: u64, nodes: &[usize]) {
-        let (names, addresses): (Vec<String>, Vec<Ipv4Addr>) =
-            nodes.iter().map(|i| (self.nodes[*i].fqdn.member_name().to_owned(), self.nodes[*i].address)).unzip();
+        let (names, addresses): (Vec<String>, Vec<IpAddr>) =
+            nodes.iter().map(|i| (self.nodes[*i].fqdn.member_name().to_owned(), self.nodes[*i].ip)).unzip();
         let top = self.scratch.path();
         fs_err::write(top.join("profiles/unit.toml"), profile(&names, &addresses)).expect("writing a profile");
         let (home, generation) = (text(&top.join("home")), generation.to_string());
@@ -207,21 +249,32 @@ impl Cluster {
 
     /// Runs etcdctl from the switch through the client ports, as the operator.
     pub fn etcdctl(&self, args: &[&str]) -> Output {
+        self.etcdctl_at(&self.endpoints(), args)
+    }
+
+    /// The same through these client ports.
+    pub fn etcdctl_at(&self, endpoints: &str, args: &[&str]) -> Output {
         let clients = self.scratch.path().join("home/pki/unit/clients");
-        self.etcdctl_with(
-            &["--cert", &text(&clients.join("root.crt")), "--key", &text(&clients.join("root.key"))],
-            args,
-        )
+        let (cert, key) = (text(&clients.join("root.crt")), text(&clients.join("root.key")));
+        self.run_etcdctl(endpoints, &["--cert", &cert, "--key", &key], args)
+    }
+
+    fn endpoints(&self) -> String {
+        let endpoints: Vec<String> =
+            self.nodes.iter().map(|n| format!("https://{}", SocketAddr::new(n.ip, 2379))).collect();
+        endpoints.join(",")
     }
 
     /// Runs etcdctl from the switch through the client ports with other credentials.
     pub fn etcdctl_with(&self, credentials: &[&str], args: &[&str]) -> Output {
+        self.run_etcdctl(&self.endpoints(), credentials, args)
+    }
+
+    fn run_etcdctl(&self, endpoints: &str, credentials: &[&str], args: &[&str]) -> Output {
         let roots = text(&self.scratch.path().join("home/pki/unit/peer-root.crt"));
-        let endpoints: Vec<String> = self.nodes.iter().map(|n| format!("https://{}:2379", n.address)).collect();
-        let endpoints = endpoints.join(",");
         let program = text(&etcd("etcdctl"));
         let switch = self.network.switch();
-        let mut argv = vec!["ip", "netns", "exec", &switch, &program, "--endpoints", &endpoints, "--cacert", &roots];
+        let mut argv = vec!["ip", "netns", "exec", &switch, &program, "--endpoints", endpoints, "--cacert", &roots];
         argv.extend(["--command-timeout=10s", "--dial-timeout=5s"]);
         argv.extend(credentials);
         argv.extend(args);
@@ -266,14 +319,62 @@ pub fn etcd_version() -> EtcdVersion {
     version.trim().parse().expect("a version is a version")
 }
 
-fn profile(names: &[String], addresses: &[Ipv4Addr]) -> String {
+/// Mints a cluster under `top` as its operator; its keys, and what its images have of it.
+fn mint(top: &Path, names: &[String], addresses: &[IpAddr]) -> (PathBuf, ClusterConfig) {
+    let profiles = top.join("profiles");
+    fs_err::create_dir_all(&profiles).expect("making profiles/");
+    fs_err::write(profiles.join("unit.toml"), profile(names, addresses)).expect("writing a profile");
+    let home = top.join("home");
+    run(&[&text(&kiln()), "-C", &text(top), "--home", &text(&home), "pki", "init", "unit"]);
+    let pki = home.join("pki/unit");
+    let trust: serde_json::Value =
+        serde_json::from_slice(&fs_err::read(pki.join("trust.json")).expect("reading trust.json")).expect("it is JSON");
+    let cluster: Id128 = serde_json::from_value(trust["cluster"].clone()).expect("trust.json has the cluster");
+    let charter_key: PublicKey = serde_json::from_value(trust["charter_key"].clone()).expect("trust.json has the key");
+    let config = ClusterConfig {
+        schema: 1,
+        env: ENV.into(),
+        cluster,
+        domain: Fqdn::parse(DOMAIN).expect("the domain is a name"),
+        charter_key,
+        dns_servers: Vec::new(),
+        etcd: EtcdSettings::default(),
+    };
+    (pki, config)
+}
+
+/// Which addresses the nodes of a cluster have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+    Both,
+}
+
+impl Family {
+    fn chartered(self, address: Ipv4Addr) -> IpAddr {
+        match self {
+            Self::V4 | Self::Both => address.into(),
+            Self::V6 => in_ipv6(address).into(),
+        }
+    }
+}
+
+/// The IPv6 address of the node that has, or would have, this IPv4 address.
+pub fn in_ipv6(address: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, address.octets()[3].into())
+}
+
+fn profile(names: &[String], addresses: &[IpAddr]) -> String {
+    let v6 = addresses.iter().any(IpAddr::is_ipv6);
+    let (subnet, gateway): (_, IpAddr) =
+        if v6 { ("fd99::/64", Network::SWITCH6.into()) } else { ("10.99.0.0/24", Network::SWITCH.into()) };
     let mut text = format!(
         "schema = 1\nname = \"{ENV}\"\nimage = \"none\"\ndomain = \"{DOMAIN}\"\n\
-         [network]\nbridge = \"unused\"\nsubnet = \"10.99.0.0/24\"\ngateway = \"{}\"\n\
+         [network]\nbridge = \"unused\"\nsubnet = \"{subnet}\"\ngateway = \"{gateway}\"\n\
          [etcd]\nsource = [{{ kind = \"packages\", version = \"{}\", distribution = \"debian\" }}]\n\
          accept_hazards = [{{ hazard = \"etcd-3.5\", reason = \"tests run what the archive has\" }}]\n\
          [formation]\nallow_even = true\n[hosts.one]\nkind = \"lab\"\n",
-        Network::SWITCH,
         etcd_version()
     );
     for (name, address) in names.iter().zip(addresses) {

@@ -1,11 +1,12 @@
-//! A real DNS server (dnsmasq) whose records a test bends and mends.
+//! The cluster's DNS: a real server (dnsmasq) whose records a test bends and mends, or one that misbehaves by script.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Child;
 use std::time::Duration;
 
+use crate::dns_script::Script;
 use crate::netns::Network;
 use crate::program::{kill, output, spawn};
 use crate::wait::until;
@@ -17,6 +18,10 @@ pub struct Records {
     pub a: BTreeMap<String, Ipv4Addr>,
     /// PTR records: address to name.
     pub ptr: BTreeMap<Ipv4Addr, String>,
+    /// AAAA records: name to address. Only the scripted server has them.
+    pub aaaa: BTreeMap<String, Ipv6Addr>,
+    /// PTR records of IPv6 addresses. Only the scripted server has them.
+    pub ptr6: BTreeMap<Ipv6Addr, String>,
     /// Targets of `_etcd-server-ssl._tcp.DOMAIN`.
     pub srv: Vec<String>,
 }
@@ -29,33 +34,76 @@ pub struct Dns {
     log: PathBuf,
     /// Its records as started last.
     pub records: Records,
-    process: Option<Child>,
+    server: Server,
+}
+
+#[derive(Debug)]
+enum Server {
+    Dnsmasq(Option<Child>),
+    Script(Script),
 }
 
 impl Dns {
     /// Starts a server on the switch.
     pub fn start(network: &Network, domain: &str, log: PathBuf, records: Records) -> Self {
-        let mut dns = Self { space: network.switch(), domain: domain.to_owned(), log, records, process: None };
+        let mut dns =
+            Self { space: network.switch(), domain: domain.to_owned(), log, records, server: Server::Dnsmasq(None) };
         dns.resume();
         dns
+    }
+
+    /// Starts a server on the switch that misbehaves by script; `nodes` are the cluster's, by name and addresses, in order.
+    pub fn scripted(network: &Network, domain: &str, nodes: Vec<(String, Vec<IpAddr>)>, records: Records) -> Self {
+        let server = Server::Script(Script::start(network.switch(), domain, nodes, records.clone()));
+        Self { space: network.switch(), domain: domain.to_owned(), log: PathBuf::new(), records, server }
+    }
+
+    /// The script.
+    ///
+    /// # Panics
+    /// When the cluster was made with the real server.
+    pub fn script(&self) -> &Script {
+        match &self.server {
+            Server::Script(script) => script,
+            Server::Dnsmasq(_) => {
+                panic!("this cluster has a real DNS server; make it with `Cluster::with_scripted_dns`")
+            }
+        }
     }
 
     /// Changes the records; they are served when this returns.
     pub fn change(&mut self, change: impl FnOnce(&mut Records)) {
         change(&mut self.records);
-        self.stop();
-        self.resume();
+        match &self.server {
+            Server::Script(script) => script.serve(&self.records),
+            Server::Dnsmasq(_) => {
+                self.stop();
+                self.resume();
+            }
+        }
     }
 
     /// Ends the server.
     pub fn stop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            kill(&mut process);
+        match &mut self.server {
+            Server::Script(script) => script.stop(),
+            Server::Dnsmasq(process) => {
+                if let Some(mut process) = process.take() {
+                    kill(&mut process);
+                }
+            }
         }
     }
 
     /// Starts the server again with the records it has, and waits until it answers.
     pub fn resume(&mut self) {
+        match &mut self.server {
+            Server::Script(script) => script.resume(),
+            Server::Dnsmasq(_) => self.start_dnsmasq(),
+        }
+    }
+
+    fn start_dnsmasq(&mut self) {
         let mut argv: Vec<String> =
             ["ip", "netns", "exec", &self.space, "dnsmasq", "--keep-in-foreground", "--no-resolv"]
                 .into_iter()
@@ -76,7 +124,7 @@ impl Dns {
         for target in &self.records.srv {
             argv.push(format!("--srv-host=_etcd-server-ssl._tcp.{},{target},2380", self.domain));
         }
-        self.process = Some(spawn(&argv, &self.log));
+        self.server = Server::Dnsmasq(Some(spawn(&argv, &self.log)));
         let probe = format!("alive.{}", self.domain);
         let server = format!("@{}", Network::SWITCH);
         let space = self.space.clone();

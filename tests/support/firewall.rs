@@ -3,6 +3,8 @@
 
 use crate::program::{run, run_with_input, workspace};
 
+const NETWORK6: &str = "fd99::/64";
+
 /// Loads the image's rules as at boot: the client port is closed. Other tables of the namespace, a test's own, stay.
 pub fn close(space: &str) {
     let file = workspace().join("images/tree/etc/nftables.conf");
@@ -11,7 +13,8 @@ pub fn close(space: &str) {
     assert!(rules.contains(rest), "the image's rules begin with `{rest}`");
     let rules = rules.replace(rest, "table inet kiln {}\ndelete table inet kiln");
     let rules: String = rules.lines().filter(|line| !line.starts_with("include")).map(|l| format!("{l}\n")).collect();
-    let sets = ["peers4", "clients4"].map(|set| format!("add element inet kiln {set} {{ {network} }}\n"));
+    let sets = [("peers4", network), ("clients4", network), ("peers6", NETWORK6), ("clients6", NETWORK6)]
+        .map(|(set, network)| format!("add element inet kiln {set} {{ {network} }}\n"));
     run_with_input(&["ip", "netns", "exec", space, "nft", "-f", "-"], &(rules + &sets.concat()));
 }
 

@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests prepare files")]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::program::{output, run};
@@ -20,6 +20,9 @@ pub struct Network {
 impl Network {
     /// Address of the switch, where DNS is served.
     pub const SWITCH: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+
+    /// The same in IPv6.
+    pub const SWITCH6: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1);
 
     /// Makes the switch.
     pub fn new() -> Self {
@@ -63,6 +66,28 @@ impl Network {
     /// How many nodes have been added.
     pub fn ports(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Gives a namespace's node another address instead of one it has, as a DHCP server with another mind does.
+    pub fn readdress(space: &str, from: Ipv4Addr, to: Ipv4Addr) {
+        // In this order: with its first address, an interface loses the others of the same network.
+        run(&["ip", "-n", space, "addr", "del", &format!("{from}/24"), "dev", "eth0"]);
+        run(&["ip", "-n", space, "addr", "add", &format!("{to}/24"), "dev", "eth0"]);
+    }
+
+    /// Gives the switch its IPv6 address.
+    pub fn enable6(&self) {
+        run(&["ip", "-n", &self.switch(), "addr", "add", &format!("{}/64", Self::SWITCH6), "dev", "br0", "nodad"]);
+    }
+
+    /// Gives a namespace's node an IPv6 address, beside its IPv4 address or instead of it.
+    pub fn add6(space: &str, address: Ipv6Addr, instead_of: Option<Ipv4Addr>) {
+        run(&["ip", "-n", space, "addr", "add", &format!("{address}/64"), "dev", "eth0", "nodad"]);
+        if let Some(v4) = instead_of {
+            run(&["ip", "-n", space, "addr", "del", &format!("{v4}/24"), "dev", "eth0"]);
+            fs_err::write(format!("/etc/netns/{space}/resolv.conf"), format!("nameserver {}\n", Self::SWITCH6))
+                .expect("writing resolv.conf");
+        }
     }
 
     /// Cuts or mends the link of the node that was added as number `index`.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ use kiln_firstboot::state::{Phase, RaftId, State};
 use kiln_firstboot::{control, last_words, precheck, raft_id, state_file};
 
 use crate::firewall;
+use crate::netns::Network;
 use crate::program::{etcd, firstboot, firstboot_with_faults, kill, output, output_with_input, run, spawn};
 use crate::volume::Disk;
 use crate::wire::{self, Trouble};
@@ -34,8 +35,10 @@ use crate::wire::{self, Trouble};
 pub struct Node {
     /// Its name.
     pub fqdn: Fqdn,
-    /// Its address.
+    /// Its IPv4 address.
     pub address: Ipv4Addr,
+    /// The address that the charter gives it.
+    pub ip: IpAddr,
     /// Its namespace.
     pub space: String,
     /// Its directory: image, data volume, seed, logs.
@@ -86,7 +89,8 @@ impl Node {
         };
         let helper = Arc::new(helper);
         let (agent, faults) = (Mutex::new(None), Vec::new());
-        Self { fqdn, address, space, home, helper, agent, faults, cut_takes_etcd: false, disk: None }
+        let ip = address.into();
+        Self { fqdn, address, ip, space, home, helper, agent, faults, cut_takes_etcd: false, disk: None }
     }
 
     /// From the next start of its agent on: the agent with faults compiled in, and this environment for it (`KILN_CUT`, ...).
@@ -147,6 +151,24 @@ impl Node {
         agent.as_mut().is_some_and(|agent| matches!(agent.try_wait(), Ok(None)))
     }
 
+    /// The process id of its agent.
+    ///
+    /// # Panics
+    /// When it is powered off.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner).as_ref().expect("the node is powered on").id()
+    }
+
+    /// The most memory its agent has had resident since it started, in KiB.
+    ///
+    /// # Panics
+    /// When the agent has ended.
+    pub fn most_resident_kib(&self) -> u64 {
+        let status = fs_err::read_to_string(format!("/proc/{}/status", self.agent_pid())).expect("the agent runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel tells");
+        line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+    }
+
     /// Its etcd runs.
     pub fn etcd_runs(&self) -> bool {
         self.helper.etcd_runs()
@@ -203,8 +225,8 @@ impl Node {
             let seed = paths.root().join("run/kiln-seed.tar");
             fs_err::copy(self.home.join("seed.tar"), seed).expect("attaching the seed");
         }
-        fs_err::write(paths.resolv_conf(), format!("nameserver {}\n", crate::netns::Network::SWITCH))
-            .expect("writing resolv.conf");
+        let server: IpAddr = if self.ip.is_ipv6() { Network::SWITCH6.into() } else { Network::SWITCH.into() };
+        fs_err::write(paths.resolv_conf(), format!("nameserver {server}\n")).expect("writing resolv.conf");
         let boot = format!("{}\n", Id128::random().expect("drawing a boot id"));
         fs_err::write(paths.boot_id(), boot).expect("writing the boot id");
         firewall::close(&self.space);
