@@ -29,15 +29,23 @@ pub struct StoreArgs {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// List the entries with the roots that keep them
+    ///
+    /// Example: kiln store ls
     Ls,
     /// Show one entry: its files, their sizes and digests
+    ///
+    /// Example: kiln store show dcccff3f
     Show {
         /// The first eight digits of its key or more
         key: String,
     },
     /// List the roots
+    ///
+    /// Example: kiln store roots
     Roots,
     /// Keep an image under a name of your choice
+    ///
+    /// Example: kiln store pin before-upgrade dcccff3f
     Pin {
         /// The name
         name: String,
@@ -45,17 +53,23 @@ enum Verb {
         key: String,
     },
     /// Give a name up; its image goes with the next collection unless another root keeps it
+    ///
+    /// Example: kiln store unpin before-upgrade
     Unpin {
         /// The name
         name: String,
     },
     /// Remove what no root reaches
+    ///
+    /// Example: kiln store gc --dry-run
     Gc {
         /// Say what would go, and remove nothing
         #[arg(long)]
         dry_run: bool,
     },
     /// Read every byte and compare it with what it was when it was finished
+    ///
+    /// Example: kiln store verify
     Verify,
 }
 
