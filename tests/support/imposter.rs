@@ -188,6 +188,7 @@ pub fn etcd_peer_answers(space: &str, cluster: &Cluster, whose: &Credentials, to
         "exec",
         space,
         "curl",
+        "--http1.1",
         "-s",
         "-m",
         "5",
