@@ -16,7 +16,18 @@ fn three(token: &str) -> BareCluster {
     (0..3).for_each(|m| cluster.start(m, "new", token, &[0, 1, 2]));
     (0..3).for_each(|m| cluster.wait_serving(m));
     cluster.write(0, "old", OLD);
+    (0..3).for_each(|m| wait_count(&cluster, m, "old"));
     cluster
+}
+
+/// Waits until a member's own store has all keys of `prefix`: acknowledged means a majority has them.
+fn wait_count(cluster: &BareCluster, member: usize, prefix: &str) {
+    until(
+        "a member to have every key",
+        Duration::from_secs(30),
+        || (cluster.count(member, prefix) == OLD).then_some(()),
+        || cluster.log(member),
+    );
 }
 
 /// Two of three lose their disks and are started again as they were the first time, by `token`.
@@ -74,7 +85,7 @@ fn c12_a_wiped_voter_that_reuses_its_id_loses_acknowledged_writes() {
     let mut cluster = three("static");
     cluster.kill(1);
     cluster.write(0, "acknowledged", OLD);
-    assert_eq!(cluster.count(2, "acknowledged"), OLD, "a majority has them");
+    wait_count(&cluster, 2, "acknowledged");
     cluster.kill(0);
     cluster.kill(2);
     cluster.wipe(2);

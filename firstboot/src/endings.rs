@@ -57,7 +57,8 @@ impl Endings {
 
 /// What etcd says when its log or its database is damaged: etcd 3.5 to 3.7, `server/storage/wal`, `server/embed`, and bbolt's own
 /// assertions (`page`, `freelist`).
-const DAMAGE: [&str; 12] = [
+const DAMAGE: [&str; 13] = [
+    "proto: ",
     "crc mismatch",
     "crc:",
     "failed to read WAL",

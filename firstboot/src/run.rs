@@ -75,7 +75,8 @@ pub fn run(paths: &Paths) -> Result<()> {
             boots,
             hosts_kept: false,
             clients_open: None,
-            etcd_seen_up: None,
+            etcd_up: false,
+            etcd_since: None,
             back_off: BackOff::default(),
             asks_again: 0,
             noticed: Noticed::default(),
@@ -105,7 +106,10 @@ struct Runner<'a> {
     hosts_kept: bool,
     /// When clients were let in, for the last time.
     clients_open: Option<Instant>,
-    etcd_seen_up: Option<Instant>,
+    /// etcd ran in the last round.
+    etcd_up: bool,
+    /// Since when etcd has last been started or seen to run anew.
+    etcd_since: Option<Instant>,
     back_off: BackOff,
     /// When the back-off ends, Unix seconds, to tell.
     asks_again: i64,
@@ -176,20 +180,20 @@ impl Runner<'_> {
     ) {
         let at_stake = matches!(decision, Decision::Wait(WaitReason::NoAddress));
         let up = local.etcd.is_up();
-        if !up {
-            self.etcd_seen_up = None;
+        if up && !self.etcd_up {
+            self.etcd_since = Some(clock::monotonic());
         }
+        self.etcd_up = up;
         if matches!(decision, Decision::Restart { .. }) {
             let own = address::own_addresses().unwrap_or_default();
             for text in self.displaced.fresh(displaced(&own, &identity.own, &identity.charter).into_iter().collect()) {
                 journal::tell(&journal::NOTICE, &text, &[]);
             }
         }
-        // A restart is not held up by questions: etcd is started first, and stopped if a peer knows better.
-        let watching = up && matches!(decision, Decision::Restart { .. }) && {
-            let since = *self.etcd_seen_up.get_or_insert_with(clock::monotonic);
-            clock::monotonic().duration_since(since) < ROLLBACK_WATCH
-        };
+        // A restart is not held up by questions: etcd is started first, and stopped if a peer knows better. One that has ended by itself
+        // since is not started again before they are asked: a volume that went back in time makes etcd panic.
+        let watching = matches!(decision, Decision::Restart { .. })
+            && self.etcd_since.is_some_and(|since| clock::monotonic().duration_since(since) < ROLLBACK_WATCH);
         if at_stake {
             let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
             let (own, srv, peers) = tokio::join!(
@@ -320,6 +324,7 @@ impl Runner<'_> {
         let applied = hands.apply(decision).await?;
         if matches!(decision, Decision::Restart { .. }) && !local.etcd.is_up() {
             self.endings.started(clock::monotonic());
+            self.etcd_since = Some(clock::monotonic());
         }
         if matches!(decision, Decision::DropAssignment { .. }) {
             // Without randomness nodes that fail together ask together, no worse.
