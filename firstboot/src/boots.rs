@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::agent::desk::{Desk, Seat};
+use crate::charter::Charter;
 use crate::decision::Decision;
 use crate::disk_fact::DataFact;
 use crate::etcd::Etcd;
@@ -128,6 +129,19 @@ impl Boots {
             self.told = self.told.max(Some(*remembered));
         }
     }
+}
+
+/// What etcd remembers of the other members' boots: a member whose own etcd does not come up any more hears it from those that serve.
+/// What cannot be read is left out.
+pub(crate) async fn recorded(etcd: &Etcd, charter: &Charter, own: &Fqdn) -> Vec<Remembered> {
+    let mut all = Vec::new();
+    for member in charter.members.iter().filter(|member| member.fqdn != *own) {
+        let Ok((Some(bytes), _)) = etcd.read(&boot_key(&member.fqdn)).await else { continue };
+        let Ok(record) = serde_json::from_slice::<BootRecord>(&bytes) else { continue };
+        let BootRecord { instance, boot_counter, boot_id } = record;
+        all.push(Remembered { fqdn: member.fqdn.clone(), instance, boot_counter, boot_id });
+    }
+    all
 }
 
 /// Reads etcd's record of this volume as soon as that is possible, and writes this boot down.

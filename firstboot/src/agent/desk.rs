@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::agent::reach::Reach;
 use crate::agent::snapshot::Snapshots;
 use crate::agent::{grantor, metrics};
+use crate::boots;
 use crate::charter::Charter;
 use crate::clock;
 use crate::connections::Hearing;
@@ -106,6 +107,11 @@ impl Desk {
         let halted = matches!(status.holds, Holds::Unknown);
         if let (Some(lineage), false) = (seat.lineage, halted) {
             let running = timeout(FRESH, self.running(lineage)).await.ok().flatten();
+            if running.as_ref().is_some_and(|running| running.linearizable) {
+                let records = timeout(FRESH, boots::recorded(&self.etcd, &seat.charter, &seat.own)).await;
+                // What this agent heard itself stands beside it; whoever reads them looks for the worst.
+                status.remembers.extend(records.unwrap_or_default());
+            }
             status.holds = running.map_or(Holds::Data { lineage }, Holds::Running);
         }
         Some(status)
