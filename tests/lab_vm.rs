@@ -26,24 +26,10 @@ fn three_machines_from_one_image_form_and_bear_a_power_cut() {
     assert_eq!(back["lineage"], up["lineage"]);
     assert_eq!(lab.ok(&["etcdctl", "get", "greeting", "--print-value-only"]), "hello\n");
 
-    // A command that fails ends kiln with its own code.
-    assert_eq!(lab.run(&["exec", "etcd2", "--", "sh", "-c", "exit 42"]).status.code(), Some(42));
-
     lab.ok(&["kill", "etcd2"]);
     lab.ok(&["dns", "stop"]);
     lab.ok(&["start", "etcd2"]);
-    let same = lab.wait_serving(VM_PATIENCE);
-    lab.ok(&["dns", "start"]);
-
-    // The emulated machine itself imaged again, its data disk wiped: a voter again, under a new id.
-    let id = |status: &serde_json::Value| status["nodes"][1]["member_id"].as_str().map(str::to_owned);
-    let old = id(&same);
-    lab.ok(&["reimage", "etcd2", "--wipe-data"]);
-    lab.wait_status("etcd2 to vote again under a new id", VM_PATIENCE, |status| {
-        let healthy = status["nodes"].as_array().expect("nodes").iter().all(|n| n["healthy"] == true);
-        healthy && id(status).is_some_and(|id| Some(id) != old)
-    });
-    assert_eq!(lab.ok(&["etcdctl", "get", "greeting", "--print-value-only"]), "hello\n");
+    lab.wait_serving(VM_PATIENCE);
 
     lab.ok(&["down"]);
     before.are_all(&lab.dir());
