@@ -172,6 +172,11 @@ mod tests {
     }
 
     #[test]
+    fn the_window_is_open_for_three_days() {
+        assert_eq!(DEFAULT_FORM_WINDOW_SECS, 259_200);
+    }
+
+    #[test]
     fn refuses_contradictions() {
         let bend = |f: &dyn Fn(&mut Charter)| {
             let mut charter = charter(3);

@@ -9,7 +9,7 @@ use kiln_model::liveness::mended;
 use kiln_model::{mutants, plans};
 
 /// A configuration that takes longer ends as "as far as explored". Looked at between blocks of work, so it may be a little more.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(270);
 /// Larger graphs are not searched for L1.
 const GRAPH: usize = 3_000_000;
 
