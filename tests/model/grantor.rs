@@ -70,9 +70,12 @@ impl Cluster {
         }
     }
 
-    /// No name is borne by two machines.
+    /// No name is borne by two machines, nor by a machine and a disk that may come back from a snapshot.
     fn one_machine_each(&self) -> bool {
-        self.budget.clones == 0 && self.budget.twins == 0 && matches!(self.begin, Begin::Blank | Begin::Whole)
+        self.budget.clones == 0
+            && self.budget.twins == 0
+            && self.budget.rollbacks == 0
+            && matches!(self.begin, Begin::Blank | Begin::Whole)
     }
 
     fn agent_answers(&self, world: &World, name: u8) -> bool {

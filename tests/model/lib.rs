@@ -35,7 +35,7 @@
 //! # What is not promised ([`plans::limits`], and a test that they are as said)
 //! - A volume put back to a snapshot starts on its log like any other (I8) and votes until a peer that remembers it answers: I2 may break in that
 //!   time. From then on it halts for good (law `Witness`).
-//! - Where two machines bear one name, and the one that was silent starts between a grantor's look and its removal, milliseconds, it loses its vote.
+//! - Where two machines bear one name (or a wiped disk comes back from a snapshot), and the one that was silent starts between a grantor's look and its removal, milliseconds, it loses its vote.
 //!   etcd has no conditional removal. I1, I2, I4 and I6 hold without that race; the machine ends as evicted, and nothing it held is the only copy.
 //! - A founder wiped before activation can leave a lineage without a majority of its voters: the next generation is the way out. L1 excuses it.
 //!
