@@ -21,14 +21,15 @@ use crate::message::Remembered;
 use crate::name::Fqdn;
 use crate::observation::{Observation, PeerAnswer, StateView};
 use crate::paths::Paths;
-use crate::record::{BootRecord, boot_key};
+use crate::record::{BOOTS, BOOTS_END, BootRecord, boot_key};
 use crate::refusal::Refusal;
+use crate::witness::Witness;
 use crate::{clock, state_file};
 
 /// How often a running boot counts on. A volume rolled back by less is not told from its later self; each count is one small synced write.
 const AGE: Duration = Duration::from_secs(300);
 /// Between two tries to reach an etcd that reads linearizably; there is no last one.
-const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(500);
 /// Between two looks once this boot is written down: a copy of the volume that boots elsewhere writes itself down too.
 const SETTLED: Duration = Duration::from_secs(60);
 
@@ -59,8 +60,8 @@ pub fn testimony(recorded: Option<&BootRecord>, own: &BootRecord) -> Testimony {
 pub(crate) struct Boots {
     /// When this agent counted last; none before it has counted this boot.
     counted: Option<Instant>,
-    /// The highest boot of each other volume that was heard of.
-    remembers: Vec<Remembered>,
+    /// What was heard of the boots of others.
+    witness: Arc<Witness>,
     /// The highest boot of this volume, another than this one, that a peer told of.
     told: Option<u64>,
     /// The same, by etcd.
@@ -71,16 +72,26 @@ impl Boots {
     /// Nothing was heard yet; starts to ask etcd, for ever.
     pub(crate) fn watch(desk: Arc<Desk>) -> Self {
         let (sender, recorded) = watch::channel(None);
+        let witness = desk.witness.clone();
         tokio::spawn(tend(desk, sender));
-        Self { counted: None, remembers: Vec::new(), told: None, recorded }
+        Self { counted: None, witness, told: None, recorded }
     }
 
-    /// What is remembered of others, to tell them.
-    pub(crate) fn remembers(&self) -> &[Remembered] {
-        &self.remembers
+    /// Whether this boot is counted on the volume, and may be told.
+    pub(crate) fn counted(&self) -> bool {
+        self.counted.is_some()
     }
 
-    /// Counts this boot on the volume, before anything is told or started, and its age every [`AGE`]; and puts what was heard of others into `seen`.
+    /// What a caller tells of this boot, as soon as it is counted: whoever is asked is a witness from then on.
+    pub(crate) fn own(&self, seen: &Observation) -> Option<BootRecord> {
+        let StateView::Read(state) = &seen.state else { return None };
+        let record =
+            || BootRecord { instance: state.instance, boot_counter: state.boot_counter, boot_id: seen.boot_id.clone() };
+        self.counted().then(record)
+    }
+
+    /// Counts this boot on the volume, before anything is told or started, and its age every [`AGE`]; and puts what was heard of others into
+    /// `seen`. On a disk that takes no more, this boot is judged by the count that it would have, and tells none.
     pub(crate) fn count(&mut self, paths: &Paths, seen: &mut Observation) {
         seen.recorded_boot = self.told.max(*self.recorded.borrow());
         let StateView::Read(state) = &mut seen.state else { return };
@@ -93,33 +104,24 @@ impl Boots {
         let mut next = state.clone();
         next.boot_counter += 1;
         match state_file::write(paths, &next) {
-            Ok(()) => {
-                *state = next;
-                self.counted = Some(now);
+            Ok(()) => self.counted = Some(now),
+            // The count of a boot before this one, with this boot's id, would read like a volume that went back in time.
+            Err(e) if self.counted.is_none() => log::warn!("counting this boot: {e:#}"),
+            Err(e) => {
+                log::warn!("counting on: {e:#}");
+                return;
             }
-            Err(e) => log::warn!("counting this boot: {e:#}"),
         }
+        *state = next;
     }
 
     /// Keeps what the peers in `seen` say of their boots.
-    pub(crate) fn remember(&mut self, seen: &Observation) {
+    pub(crate) fn remember(&self, seen: &Observation) {
         for peer in &seen.peers {
             let PeerAnswer::Answered(status) = &peer.answer else { continue };
             let Some(instance) = status.instance else { continue };
-            match self.remembers.iter_mut().find(|known| known.instance == instance && known.fqdn == peer.fqdn) {
-                // The first boot that told a count is kept: a second one with the same count is another copy of the volume.
-                Some(known) if known.boot_counter >= status.boot_counter => {}
-                Some(known) => {
-                    known.boot_counter = status.boot_counter;
-                    known.boot_id.clone_from(&status.boot_id);
-                }
-                None => self.remembers.push(Remembered {
-                    fqdn: peer.fqdn.clone(),
-                    instance,
-                    boot_counter: status.boot_counter,
-                    boot_id: status.boot_id.clone(),
-                }),
-            }
+            let (boot_counter, boot_id) = (status.boot_counter, status.boot_id.clone());
+            self.witness.note(Remembered { fqdn: peer.fqdn.clone(), instance, boot_counter, boot_id });
         }
     }
 
@@ -134,14 +136,15 @@ impl Boots {
 /// What etcd remembers of the other members' boots: a member whose own etcd does not come up any more hears it from those that serve.
 /// What cannot be read is left out.
 pub(crate) async fn recorded(etcd: &Etcd, charter: &Charter, own: &Fqdn) -> Vec<Remembered> {
-    let mut all = Vec::new();
-    for member in charter.members.iter().filter(|member| member.fqdn != *own) {
-        let Ok((Some(bytes), _)) = etcd.read(&boot_key(&member.fqdn)).await else { continue };
-        let Ok(record) = serde_json::from_slice::<BootRecord>(&bytes) else { continue };
-        let BootRecord { instance, boot_counter, boot_id } = record;
-        all.push(Remembered { fqdn: member.fqdn.clone(), instance, boot_counter, boot_id });
-    }
-    all
+    let records = etcd.range(BOOTS, BOOTS_END).await.unwrap_or_default();
+    let others = charter.members.iter().map(|member| &member.fqdn).filter(|fqdn| *fqdn != own);
+    others
+        .filter_map(|fqdn| {
+            let (_, value) = records.iter().find(|(key, _)| *key == boot_key(fqdn).into_bytes())?;
+            let BootRecord { instance, boot_counter, boot_id } = serde_json::from_slice(value).ok()?;
+            Some(Remembered { fqdn: fqdn.clone(), instance, boot_counter, boot_id })
+        })
+        .collect()
 }
 
 /// Reads etcd's record of this volume as soon as that is possible, and writes this boot down.
@@ -189,10 +192,39 @@ async fn ask(etcd: &Etcd, fqdn: &Fqdn, own: &BootRecord) -> Result<Testimony> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::decide;
     use crate::digest::Id128;
+    use crate::sample;
+    use crate::state::RaftId;
 
     fn record(instance: u8, boot_counter: u64, boot: &str) -> BootRecord {
         BootRecord { instance: Id128([instance; 16]), boot_counter, boot_id: boot.into() }
+    }
+
+    /// C5: a boot that a full disk cannot count is no rolled back one, and no peer is told that it were.
+    #[test]
+    fn c05_a_boot_that_cannot_be_counted_is_told_to_nobody() {
+        let scratch = tempfile::tempdir().unwrap();
+        let paths = Paths::new(scratch.path());
+        let mut boots = Boots { counted: None, witness: Arc::default(), told: None, recorded: watch::channel(None).1 };
+        // There is no directory for the state yet: nothing can be written.
+        let mut seen = sample::observation(1, 3).in_phase(sample::member()).with_wal((RaftId(0xa), RaftId(0xc)));
+        let before = Remembered {
+            fqdn: sample::fqdn(1),
+            instance: sample::INSTANCE,
+            boot_counter: seen.state_mut().boot_counter,
+            boot_id: "the boot before".into(),
+        };
+        seen.peer_status(2).remembers = vec![before];
+        boots.count(&paths, &mut seen);
+        assert_eq!(seen.state_mut().boot_counter, 2);
+        assert!(matches!(decide(&seen), Decision::Restart { .. }), "{:?}", decide(&seen));
+        assert!(!boots.counted());
+
+        fs_err::create_dir_all(paths.state_dir()).unwrap();
+        seen.state_mut().boot_counter = 1;
+        boots.count(&paths, &mut seen);
+        assert!(boots.counted() && state_file::read(&paths) == seen.state);
     }
 
     #[test]

@@ -88,6 +88,7 @@ pub mod version;
 pub mod volume;
 pub mod wait;
 pub mod wal;
+mod witness;
 
 #[cfg(test)]
 mod sample;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Id128, Sha256Digest};
 use crate::disk_fact::DiskFacts;
 use crate::name::Fqdn;
+use crate::record::BootRecord;
 use crate::state::{InitialMember, RaftId};
 use crate::version::EtcdVersion;
 
@@ -32,6 +33,8 @@ pub struct AgentRequest {
 pub enum Ask {
     /// Where do you stand? Answered to peers and, read-only, to operators.
     Status,
+    /// This is the boot my volume is in; remember it, and where do you stand? Peers only.
+    Greet(BootRecord),
     /// Add me as a learner. Peers only, and only for the caller's own name.
     Join(JoinRequest),
 }
@@ -122,7 +125,7 @@ pub struct NodeStatus {
     pub phase: String,
     /// Its volume's instance; none when the volume is not known.
     pub instance: Option<Id128>,
-    /// Boot counter of its volume.
+    /// Boot counter of its volume; 0 until this boot is counted there.
     pub boot_counter: u64,
     /// The highest boot counter it was told by each volume, since its own boot: what shows a rolled back or cloned disk.
     pub remembers: Vec<Remembered>,

@@ -20,6 +20,7 @@ use crate::observation::{
     EtcdProcess, ImageFact, Lookup, Observation, OwnAddress, OwnName, PeerAnswer, PeerObservation, SeedView,
 };
 use crate::paths::Paths;
+use crate::record::BootRecord;
 use crate::seed::{self, SeedHeader};
 use crate::tls::AgentTls;
 use crate::{address, clock, resolv, state_file};
@@ -164,17 +165,24 @@ pub async fn own_name(dns: &Dns, fqdn: &Fqdn) -> OwnName {
     OwnName { addresses: in_order(asked.join_all().await), forward }
 }
 
-/// What the other members' agents say, all asked at once.
-pub async fn peers(dns: &Dns, tls: Option<&AgentTls>, charter: &Charter, own: &Fqdn) -> Vec<PeerObservation> {
+/// What the other members' agents say, all asked at once and told of this boot.
+pub async fn peers(
+    dns: &Dns,
+    tls: Option<&AgentTls>,
+    charter: &Charter,
+    own: &Fqdn,
+    boot: Option<BootRecord>,
+) -> Vec<PeerObservation> {
     let mut asked = JoinSet::new();
+    let ask = boot.map_or(Ask::Status, Ask::Greet);
     for (index, member) in charter.members.iter().filter(|m| m.fqdn != *own).enumerate() {
-        let (dns, tls, fqdn) = (dns.clone(), tls.cloned(), member.fqdn.clone());
+        let (dns, tls, fqdn, ask) = (dns.clone(), tls.cloned(), member.fqdn.clone(), ask.clone());
         asked.spawn(async move {
             let located = dns.addresses(&fqdn).await.into_lookup();
             let answer = match (&tls, located.records()) {
                 (None, _) => PeerAnswer::Unreachable("this node has no certificate yet".into()),
                 (Some(_), []) => PeerAnswer::Unreachable("DNS gives it no address".into()),
-                (Some(tls), addresses) => status(tls, &fqdn, addresses).await,
+                (Some(tls), addresses) => status(tls, &fqdn, addresses, &ask).await,
             };
             (index, PeerObservation { fqdn, located, answer })
         });
@@ -182,8 +190,8 @@ pub async fn peers(dns: &Dns, tls: Option<&AgentTls>, charter: &Charter, own: &F
     in_order(asked.join_all().await)
 }
 
-async fn status(tls: &AgentTls, fqdn: &Fqdn, addresses: &[IpAddr]) -> PeerAnswer {
-    match client::ask(tls, fqdn, addresses, &Ask::Status, STATUS_LIMIT).await {
+async fn status(tls: &AgentTls, fqdn: &Fqdn, addresses: &[IpAddr], ask: &Ask) -> PeerAnswer {
+    match client::ask(tls, fqdn, addresses, ask, STATUS_LIMIT).await {
         Ok(Answer::Status(status)) => PeerAnswer::Answered(status),
         Ok(Answer::RetryAfter { reason, .. } | Answer::Refused { reason, .. }) => PeerAnswer::Unreachable(reason),
         Ok(Answer::Granted(_)) => PeerAnswer::Unreachable("it answered something that was not asked".into()),

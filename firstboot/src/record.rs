@@ -24,9 +24,15 @@ pub fn audit_key(now: i64, act: &str, subject: &Fqdn) -> String {
     format!("{}-{act}-{subject}", audit_from(now))
 }
 
+/// What every key of [`boot_key`] begins with.
+pub const BOOTS: &str = "/kiln/boots/";
+
+/// What sorts right after the last of them.
+pub const BOOTS_END: &str = "/kiln/boots0";
+
 /// Where etcd remembers the boots of a member's volume.
 pub fn boot_key(fqdn: &Fqdn) -> String {
-    format!("/kiln/boots/{fqdn}")
+    format!("{BOOTS}{fqdn}")
 }
 
 /// The first audit key of a time or later.

@@ -30,7 +30,6 @@ use crate::notice::{Noticed, displaced, notices};
 use crate::observation::{Observation, SeedView, StateView};
 use crate::observe::{self, Image, Local};
 use crate::paths::{PEER_PORT, Paths};
-
 use crate::progress::{AT_ONCE, Progress, heard};
 use crate::standing::{self, Standing};
 use crate::state::State;
@@ -194,12 +193,13 @@ impl Runner<'_> {
         // since is not started again before they are asked: a volume that went back in time makes etcd panic.
         let watching = matches!(decision, Decision::Restart { .. })
             && self.etcd_since.is_some_and(|since| clock::monotonic().duration_since(since) < ROLLBACK_WATCH);
+        let boot = self.boots.own(seen);
         if at_stake {
             let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
             let (own, srv, peers) = tokio::join!(
                 observe::own_name(dns, &identity.own),
                 dns.services(&identity.charter.domain),
-                observe::peers(dns, tls.as_ref(), &identity.charter, &identity.own),
+                observe::peers(dns, tls.as_ref(), &identity.charter, &identity.own, boot),
             );
             (seen.own, seen.srv, seen.peers) = (own, srv.into_lookup(), peers);
             for text in self.noticed.fresh(notices(seen)) {
@@ -207,7 +207,7 @@ impl Runner<'_> {
             }
         } else if watching {
             let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
-            seen.peers = observe::peers(dns, tls.as_ref(), &identity.charter, &identity.own).await;
+            seen.peers = observe::peers(dns, tls.as_ref(), &identity.charter, &identity.own, boot).await;
         } else {
             return;
         }
@@ -351,7 +351,7 @@ impl Runner<'_> {
             decision,
             boot_id: &self.image.boot_id,
             image_key: self.image.meta.key,
-            remembers: self.boots.remembers(),
+            boot_counted: self.boots.counted(),
             waiting_for: self.progress.text(),
             waiting_since: self.progress.since(),
         };

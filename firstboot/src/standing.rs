@@ -4,7 +4,7 @@
 use crate::decision::Decision;
 use crate::digest::{Id128, Sha256Digest};
 use crate::disk_fact::WalFact;
-use crate::message::{Holds, NodeStatus, Remembered};
+use crate::message::{Holds, NodeStatus};
 use crate::observation::{Observation, SeedView, StateView};
 use crate::state::{Phase, State};
 use crate::wait::WaitReason;
@@ -20,8 +20,8 @@ pub struct Standing<'a> {
     pub boot_id: &'a str,
     /// The image.
     pub image_key: Sha256Digest,
-    /// Boot counters heard of others.
-    pub remembers: &'a [Remembered],
+    /// This boot is counted on the volume: before that its count is that of an earlier boot, and is not told.
+    pub boot_counted: bool,
     /// What the node waits for; empty when it serves.
     pub waiting_for: &'a str,
     /// Since when, Unix seconds; 0 when it serves.
@@ -44,8 +44,9 @@ pub fn status(standing: &Standing<'_>) -> Option<NodeStatus> {
         holds: holds(standing.seen, standing.decision),
         phase: phase(state, standing.decision).to_owned(),
         instance: state.map(|state| state.instance),
-        boot_counter: state.map_or(0, |state| state.boot_counter),
-        remembers: standing.remembers.to_vec(),
+        boot_counter: state.filter(|_| standing.boot_counted).map_or(0, |state| state.boot_counter),
+        // The agent's desk knows, and adds it for each caller anew.
+        remembers: Vec::new(),
         activated: state.is_some_and(|state| state.activated_seen),
         row: standing.decision.row(),
         waiting_for: standing.waiting_for.to_owned(),

@@ -156,7 +156,7 @@ pub fn verdict(look: &Look) -> Verdict {
         decision: &decision,
         boot_id: "boot",
         image_key: Sha256Digest([1; 32]),
-        remembers: &[],
+        boot_counted: true,
         waiting_for: "",
         waiting_since: 0,
     };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use crate::agent::reach::Reach;
 use crate::agent::snapshot::Snapshots;
@@ -19,11 +19,13 @@ use crate::clock;
 use crate::connections::Hearing;
 use crate::digest::Id128;
 use crate::etcd::Etcd;
-use crate::message::{Answer, Ask, Holds, NodeStatus, Running, Unheard};
+use crate::message::{Answer, Ask, Holds, NodeStatus, Remembered, Running, Unheard};
 use crate::name::Fqdn;
+use crate::record::BootRecord;
 use crate::state::RaftId;
 use crate::tls::Role;
 use crate::version::EtcdVersion;
+use crate::witness::Witness;
 
 /// How long a fresh look at etcd may take while a caller waits for the status.
 const FRESH: Duration = Duration::from_millis(1500);
@@ -57,6 +59,8 @@ pub struct Desk {
     pub etcd: Etcd,
     /// Snapshots of it.
     pub(crate) snapshots: Snapshots,
+    /// What was heard of the boots of others.
+    pub(crate) witness: Arc<Witness>,
     seat: Mutex<Option<Seat>>,
     reach: Mutex<Option<Reach>>,
     hearing: Mutex<Hearing>,
@@ -71,6 +75,7 @@ impl Desk {
         Self {
             etcd,
             snapshots: Snapshots::new(snapshots),
+            witness: Arc::default(),
             seat: Mutex::new(None),
             reach: Mutex::new(None),
             hearing: Mutex::new(Hearing::default()),
@@ -104,11 +109,14 @@ impl Desk {
     pub async fn status(&self) -> Option<NodeStatus> {
         let seat = self.seat()?;
         let mut status = seat.status;
+        status.remembers = self.witness.all();
         let halted = matches!(status.holds, Holds::Unknown);
         if let (Some(lineage), false) = (seat.lineage, halted) {
-            let running = timeout(FRESH, self.running(lineage)).await.ok().flatten();
+            // One limit for all: whoever asks waits little longer than that.
+            let limit = tokio::time::Instant::now() + FRESH;
+            let running = timeout_at(limit, self.running(lineage)).await.ok().flatten();
             if running.as_ref().is_some_and(|running| running.linearizable) {
-                let records = timeout(FRESH, boots::recorded(&self.etcd, &seat.charter, &seat.own)).await;
+                let records = timeout_at(limit, boots::recorded(&self.etcd, &seat.charter, &seat.own)).await;
                 // What this agent heard itself stands beside it; whoever reads them looks for the worst.
                 status.remembers.extend(records.unwrap_or_default());
             }
@@ -162,15 +170,23 @@ impl Desk {
         !known
     }
 
+    async fn tell(&self) -> Answer {
+        match self.status().await {
+            Some(status) => Answer::Status(Box::new(status)),
+            None => Answer::RetryAfter { millis: 500, reason: "this agent has just started".into() },
+        }
+    }
+
     /// Answers one request of an authenticated caller.
     pub async fn answer(self: &Arc<Self>, role: &Role, remote: IpAddr, ask: Ask) -> Answer {
         match (ask, role) {
-            (Ask::Status, _) => match self.status().await {
-                Some(status) => Answer::Status(Box::new(status)),
-                None => Answer::RetryAfter { millis: 500, reason: "this agent has just started".into() },
-            },
+            (Ask::Status, _) => self.tell().await,
+            (Ask::Greet(BootRecord { instance, boot_counter, boot_id }), Role::Peer(caller)) => {
+                self.witness.note(Remembered { fqdn: caller.clone(), instance, boot_counter, boot_id });
+                self.tell().await
+            }
             (Ask::Join(request), Role::Peer(caller)) => grantor::grant(self, caller, remote, &request).await,
-            (Ask::Join(_), Role::Operator) => Answer::Refused {
+            (Ask::Greet(_) | Ask::Join(_), Role::Operator) => Answer::Refused {
                 reason: "an operator's certificate may ask for the status only".into(),
                 hint: "a node joins by itself when it boots with its seed".into(),
             },
