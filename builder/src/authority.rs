@@ -2,12 +2,14 @@
 //!
 //! Nothing here reads a clock or a file; keys come from the system's random source.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kiln_firstboot::charter::CharterMember;
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, NameConstraints, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, NameConstraints, RevokedCertParams,
+    SerialNumber,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use time::OffsetDateTime;
@@ -148,6 +150,36 @@ impl Authority {
         self.sign(&params, &*new_key()?)
     }
 
+    /// Signs the list of that number: whoever presents a certificate with one of these serials is not believed any more. Whoever reads it
+    /// goes by its number alone, so it has no end of its own but the root's.
+    ///
+    /// # Errors
+    /// When the times cannot be expressed.
+    pub fn revocation_list(
+        &self,
+        number: u64,
+        serials: &BTreeSet<Vec<u8>>,
+        now: i64,
+    ) -> Result<String, AuthorityError> {
+        let this_update = time(now)?;
+        let revoked = |serial: &Vec<u8>| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: this_update,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update,
+            next_update: time(now + ROOT_SECS)?,
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let root = Issuer::from_ca_cert_pem(&self.cert, &*self.key).map_err(AuthorityError::Stored)?;
+        params.signed_by(&root).and_then(|list| list.pem()).map_err(AuthorityError::Certificate)
+    }
+
     /// Mints a client's certificate; etcd takes its common name for the user. With `key`, the certificate of an existing key.
     ///
     /// # Errors
@@ -174,8 +206,11 @@ fn new_key() -> Result<Zeroizing<KeyPair>, AuthorityError> {
     KeyPair::generate().map(Zeroizing::new).map_err(AuthorityError::Certificate)
 }
 
+fn time(secs: i64) -> Result<OffsetDateTime, AuthorityError> {
+    OffsetDateTime::from_unix_timestamp(secs).map_err(|_| AuthorityError::Time(secs))
+}
+
 fn params(name: &str, validity: Validity) -> Result<CertificateParams, AuthorityError> {
-    let time = |secs| OffsetDateTime::from_unix_timestamp(secs).map_err(|_| AuthorityError::Time(secs));
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);

@@ -1,22 +1,25 @@
 //! A cluster's keys, charter and seeds, as they lie in one directory of the operator's.
 //!
 //! `private/` (roots' keys, charter's key), `seeds/NODE.tar` and `clients/NAME.{crt,key}` are for the owner's eyes only;
-//! `trust.json`, `charter.{json,sig}`, `peer-root.crt`, `client-root.crt` and `issuers/NODE.crt` are public.
-//! [`mint`] makes such a directory, whole or not at all; everything else only reads it.
+//! `trust.json`, `charter.{json,sig}`, `peer-root.crt`, `client-root.crt`, `peer-revoked.crl`, `client-revoked.crl` and `issuers/NODE.crt`
+//! are public. Beside every certificate `NAME.serials` has the serials of all that were ever minted in its place, for [`revoke`].
+//! [`mint`] makes such a directory, whole or not at all.
 #![expect(clippy::disallowed_methods, reason = "an edge: reads the directory of keys")]
 
 pub mod mint;
+pub mod revoke;
 
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use kiln_firstboot::charter::Charter;
 use kiln_firstboot::digest::{Id128, PublicKey};
 use kiln_firstboot::durable;
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::authority::{Authority, CLIENT_SECS, Validity};
-use crate::exit::Refusal;
+use crate::exit::{Refusal, TryAgain};
 use crate::profile::Profile;
 
 /// The client certificate that `init` mints, and etcd's name for its all-powerful user.
@@ -34,6 +37,8 @@ const PEER_ROOT: &str = "peer-root.crt";
 const PEER_ROOT_KEY: &str = "private/peer-root.key";
 const CLIENT_ROOT: &str = "client-root.crt";
 const CLIENT_ROOT_KEY: &str = "private/client-root.key";
+const PEER_REVOKED: &str = "peer-revoked.crl";
+const CLIENT_REVOKED: &str = "client-revoked.crl";
 
 /// The public facts that every image of the cluster carries. They stay the same over all generations of its charter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,8 +177,10 @@ impl Pki {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).context("reading the client's key"),
         };
+        let _lock = lock(&self.dir)?;
         let root = authority(&self.dir, CLIENT_ROOT, CLIENT_ROOT_KEY)?;
         let minted = root.client(name, old_key.as_ref().map(|k| k.as_str()), Validity::starting(now, CLIENT_SECS))?;
+        revoke::note_serial(&files.cert, &minted.cert)?;
         // The key first: a certificate without its key is never seen.
         durable::replace(files.key.as_std_path(), minted.key.as_bytes(), PRIVATE_FILE)
             .context("writing the client's key")?;
@@ -181,6 +188,20 @@ impl Pki {
             .context("writing the client's certificate")?;
         Ok(files)
     }
+}
+
+/// One process at a time changes the keys in `dir`.
+fn lock(dir: &Utf8Path) -> anyhow::Result<Flock<std::fs::File>> {
+    let (parent, name) = dir.parent().zip(dir.file_name()).with_context(|| format!("`{dir}` cannot hold keys"))?;
+    let path = parent.join(format!(".{name}.lock"));
+    let file = fs_err::File::create(&path).context("locking the keys")?.into_file();
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        if errno == nix::errno::Errno::EWOULDBLOCK {
+            TryAgain("another `kiln pki` is changing the same keys".into()).into()
+        } else {
+            anyhow::Error::new(errno).context(format!("locking `{path}`"))
+        }
+    })
 }
 
 fn authority(dir: &Utf8Path, cert: &str, key: &str) -> anyhow::Result<Authority> {

@@ -24,6 +24,10 @@ pub struct SeedContent<'a> {
     pub peer_roots: &'a str,
     /// Roots of the clients, PEM.
     pub client_roots: &'a str,
+    /// Issuers that are revoked, PEM.
+    pub peer_revoked: &'a str,
+    /// Clients that are revoked, PEM.
+    pub client_revoked: &'a str,
 }
 
 impl SeedContent<'_> {
@@ -47,6 +51,8 @@ impl SeedContent<'_> {
                     seed::ISSUER_KEY => self.issuer_key.as_bytes(),
                     seed::PEER_ROOTS => self.peer_roots.as_bytes(),
                     seed::CLIENT_ROOTS => self.client_roots.as_bytes(),
+                    seed::PEER_REVOKED => self.peer_revoked.as_bytes(),
+                    seed::CLIENT_REVOKED => self.client_revoked.as_bytes(),
                     other => return Err(io::Error::other(format!("a seed has no `{other}`"))),
                 };
                 let mut entry = tar::Header::new_ustar();
@@ -77,7 +83,18 @@ mod tests {
 
     fn content<'a>(header: &'a SeedHeader, charter: &'a [u8]) -> SeedContent<'a> {
         let (issuer_cert, issuer_key, peer_roots, client_roots) = ("cert", "key", "peers", "clients");
-        SeedContent { header, charter, signature: &[2; 64], issuer_cert, issuer_key, peer_roots, client_roots }
+        let (peer_revoked, client_revoked) = ("no peer", "no client");
+        SeedContent {
+            header,
+            charter,
+            signature: &[2; 64],
+            issuer_cert,
+            issuer_key,
+            peer_roots,
+            client_roots,
+            peer_revoked,
+            client_revoked,
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use etcd_client::{
-    AlarmAction, AlarmType, Channel, Client, Compare, CompareOp, Error, GetOptions, LeaseGrantOptions,
-    MemberAddOptions, PutOptions, SnapshotStreaming, Txn, TxnOp, TxnOpResponse,
+    AlarmAction, AlarmType, Channel, Client, Compare, CompareOp, Error, EventType, GetOptions, LeaseGrantOptions,
+    MemberAddOptions, PutOptions, SnapshotStreaming, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
 };
 use tonic::transport::Endpoint;
 
@@ -61,6 +61,34 @@ pub enum Created {
     Now,
     /// Earlier, with this value.
     Before(Vec<u8>),
+}
+
+/// Keys with their values.
+pub type Written = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What is written to a range of keys, as [`Etcd::follow`] hears of it.
+#[derive(Debug)]
+pub struct Changes {
+    present: Option<Written>,
+    stream: WatchStream,
+}
+
+impl Changes {
+    /// First what is there, then what is written, as it is written; what is deleted is left out. Nothing when etcd has ended it.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn next(&mut self) -> Result<Option<Written>> {
+        if let Some(present) = self.present.take() {
+            return Ok(Some(present));
+        }
+        let Some(heard) = self.stream.message().await? else { return Ok(None) };
+        if heard.canceled() {
+            return Ok(None);
+        }
+        let put = heard.events().iter().filter(|event| event.event_type() == EventType::Put);
+        Ok(Some(put.filter_map(|event| Some(event.kv()?.clone().into_key_value())).collect()))
+    }
 }
 
 /// A connection that is made when it is first needed, and again when etcd was away.
@@ -171,6 +199,23 @@ impl Etcd {
             .await
             .with_context(|| format!("reading from `{first}` on"))?;
         Ok(answer.take_kvs().into_iter().map(etcd_client::KeyValue::into_key_value).collect())
+    }
+
+    /// Listens to what is written to the keys from `first` on and before `end`, beginning with what this member has there. Asks no quorum.
+    ///
+    /// # Errors
+    /// When this member does not answer.
+    pub async fn follow(&self, first: &str, end: &str) -> Result<Changes> {
+        let mut client = self.client().await?;
+        let options = GetOptions::new().with_range(end).with_serializable();
+        let mut present =
+            client.get(first, Some(options)).await.with_context(|| format!("reading from `{first}` on"))?;
+        let revision = present.header().map_or(0, |header| header.revision());
+        let options = WatchOptions::new().with_range(end).with_start_revision(revision + 1);
+        let stream =
+            client.watch(first, Some(options)).await.with_context(|| format!("listening from `{first}` on"))?;
+        let present = present.take_kvs().into_iter().map(etcd_client::KeyValue::into_key_value).collect();
+        Ok(Changes { present: Some(present), stream })
     }
 
     /// Streams a snapshot of this member's database. The last 32 bytes are the sha256 of what comes before.

@@ -61,8 +61,11 @@ pub const NOTICE: Event = Event { id: "41b7c0de92f5483ab6d1e8a7c3f4059b", level:
 /// A learner's store is not the leader's: it was removed instead of promoted. Fields: `KILN_MEMBER`, `KILN_PEER`.
 pub const LEARNER_DIFFERS: Event = Event { id: "6d086e83bfd26296b2e79e1986d07406", level: Level::Error };
 
+/// An operator's revocation list was taken. Fields: `KILN_NUMBER`.
+pub const REVOKED: Event = Event { id: "9d0f6a3b84c14e57b2a96f01c7e8d35a", level: Level::Warn };
+
 /// All events, for the documentation and for the test that no id is used twice.
-pub const EVENTS: [Event; 19] = [
+pub const EVENTS: [Event; 20] = [
     STARTED,
     DISKS,
     DECIDED,
@@ -82,6 +85,7 @@ pub const EVENTS: [Event; 19] = [
     START_REFUSED,
     NOTICE,
     LEARNER_DIFFERS,
+    REVOKED,
 ];
 
 static JOURNAL: OnceLock<Option<JournalLog>> = OnceLock::new();

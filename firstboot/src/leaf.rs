@@ -37,7 +37,7 @@ pub enum LeafError {
     },
     /// The issuer has expired.
     #[error(
-        "the node's issuer expired at {}, the clock says {}\nhint: if that clock is right, mint a new seed with `kiln pki`; if not, see to NTP or the host's clock",
+        "the node's issuer expired at {}, the clock says {}\nhint: if that clock is right, mint a new seed with `kiln pki renew`; if not, see to NTP or the host's clock",
         utc(*not_after),
         minute(*now)
     )]
@@ -162,12 +162,15 @@ pub fn issuer_notice((begins, ends): (i64, i64), now: i64) -> Option<String> {
     let percent = [10, 25, 50].into_iter().find(|percent| left * 100 <= life * percent)?;
     Some(if left > 0 {
         format!(
-            "this node's issuer ends at {}, in {} days: at most {percent} % of its life is left. Without it this node's certificate cannot be renewed; mint new seeds in time",
+            "this node's issuer ends at {}, in {} days: at most {percent} % of its life is left. Without it this node's certificate cannot be renewed; mint it a new seed in time: `kiln pki renew`",
             utc(ends),
             left / (24 * 3600)
         )
     } else {
-        format!("this node's issuer has ended at {}: its certificate cannot be renewed", utc(ends))
+        format!(
+            "this node's issuer has ended at {}: its certificate cannot be renewed; mint it a new seed: `kiln pki renew`",
+            utc(ends)
+        )
     })
 }
 

@@ -7,14 +7,14 @@
 //! [`volume`], [`state`], [`image`], [`cluster`], [`paths`], [`message`], [`disk_fact`].
 //!
 //! The choice, pure: [`observation`], [`decide`], [`identity`], [`decision`], [`refusal`], [`notice`], [`wait`], [`guide`], [`sight`], [`raft_id`], [`wal`], [`render`],
-//! [`mount_table`], [`resolv`], [`dns_answer`], [`cert_name`], [`leaf`], [`standing`], [`record`], [`last_words`], and what a member does for others:
+//! [`mount_table`], [`resolv`], [`dns_answer`], [`cert_name`], [`leaf`], [`revocation`], [`standing`], [`record`], [`last_words`], and what a member does for others:
 //! [`grant`], [`replacement`], [`connections`], [`custody`]; and for itself: [`back_off`].
 //!
 //! The edges of the root side: [`cli`], [`control`], [`disk`], [`durable`], [`explain`], [`format`], [`journal`], [`precheck`],
 //! [`seed_disk`], [`state_file`], [`system`].
 //!
 //! The edges of the agent: [`run`] (the loop), `progress`, `activation`, [`boots`], [`observe`], [`apply`], [`agent`] (port 2382), [`custodian`], [`peer_hash`], [`etcd`], [`tls`],
-//! [`leaf_file`], [`dns`], [`dns_watch`], [`address`], [`clock`], [`control_client`], [`status_file`], and [`fault`], which only tests compile in.
+//! [`leaf_file`], `revocation_file`, `witness`, [`dns`], [`dns_watch`], [`address`], [`clock`], [`control_client`], [`status_file`], and [`fault`], which only tests compile in.
 
 pub(crate) mod activation;
 pub mod address;
@@ -74,6 +74,8 @@ pub mod refusal;
 pub mod render;
 pub mod replacement;
 pub mod resolv;
+pub mod revocation;
+mod revocation_file;
 pub mod run;
 pub mod seed;
 pub mod seed_disk;

@@ -101,6 +101,14 @@ impl Paths {
     pub fn client_roots(&self) -> PathBuf {
         self.tls_dir().join("client-roots.pem")
     }
+    /// Issuers of peers that are revoked, DER; etcd reads it at every handshake.
+    pub fn peer_revoked(&self) -> PathBuf {
+        self.tls_dir().join("peer-revoked.crl")
+    }
+    /// Clients that are revoked, DER; etcd reads it at every handshake.
+    pub fn client_revoked(&self) -> PathBuf {
+        self.tls_dir().join("client-revoked.crl")
+    }
     /// Snapshots of etcd that the agent takes before it removes a voter, 0700 firstboot.
     pub fn snapshots(&self) -> PathBuf {
         self.data().join("snapshots")

@@ -24,6 +24,15 @@ pub fn audit_key(now: i64, act: &str, subject: &Fqdn) -> String {
     format!("{}-{act}-{subject}", audit_from(now))
 }
 
+/// What the keys of revocation lists begin with. Operators write them, agents believe what the root signed.
+pub const REVOKED: &str = "/kiln/revoked/";
+/// What sorts right after the last of them.
+pub const REVOKED_END: &str = "/kiln/revoked0";
+/// The peers' list, PEM.
+pub const REVOKED_PEERS: &str = "/kiln/revoked/peers";
+/// The clients' list, PEM.
+pub const REVOKED_CLIENTS: &str = "/kiln/revoked/clients";
+
 /// What every key of [`boot_key`] begins with.
 pub const BOOTS: &str = "/kiln/boots/";
 

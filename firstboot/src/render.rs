@@ -80,10 +80,12 @@ pub fn arguments(launch: &Launch<'_>) -> Vec<String> {
         flag("key-file", paths.leaf_key().display()),
         flag("client-cert-auth", true),
         flag("trusted-ca-file", paths.client_roots().display()),
+        flag("client-crl-file", paths.client_revoked().display()),
         flag("peer-cert-file", paths.leaf_cert().display()),
         flag("peer-key-file", paths.leaf_key().display()),
         flag("peer-client-cert-auth", true),
         flag("peer-trusted-ca-file", paths.peer_roots().display()),
+        flag("peer-crl-file", paths.peer_revoked().display()),
         // A leaf without any SAN passes every name constraint of an issuer; the names allowed here are what closes that.
         flag("peer-cert-allowed-hostname", allowed.join(",")),
         flag("tls-min-version", "TLS1.3"),

@@ -31,6 +31,8 @@ use crate::observation::{Observation, SeedView, StateView};
 use crate::observe::{self, Image, Local};
 use crate::paths::{PEER_PORT, Paths};
 use crate::progress::{AT_ONCE, Progress, heard};
+use crate::revocation::Distrusted;
+use crate::revocation_file::{self, RevocationLists};
 use crate::standing::{self, Standing};
 use crate::state::State;
 use crate::status_file::{self, StatusFile};
@@ -68,6 +70,7 @@ pub fn run(paths: &Paths) -> Result<()> {
             image,
             desk,
             tls: None,
+            distrusted: Distrusted::default(),
             leaf: LeafKeeper::default(),
             endings: Endings::default(),
             local: None,
@@ -97,6 +100,8 @@ struct Runner<'a> {
     image: Image,
     desk: Arc<Desk>,
     tls: Option<watch::Sender<AgentTls>>,
+    /// Which certificates no handshake takes any more.
+    distrusted: Distrusted,
     leaf: LeafKeeper,
     /// How etcd has ended lately.
     endings: Endings,
@@ -238,12 +243,18 @@ impl Runner<'_> {
         if self.tls.is_some() && !files.minted {
             return Ok(());
         }
+        let lists = match &self.tls {
+            None => Some(RevocationLists::settle(self.paths, self.distrusted.clone())?),
+            // They are followed already.
+            Some(_) => None,
+        };
         let tls = AgentTls::new(&TlsParts {
             chain: &files.chain,
             key: &files.key,
             peer_roots: &read_seed_text(self.paths, seed::PEER_ROOTS)?,
             client_roots: &read_seed_text(self.paths, seed::CLIENT_ROOTS)?,
             charter: charter.clone(),
+            distrusted: self.distrusted.clone(),
         })?;
         match &self.tls {
             Some(sender) => {
@@ -255,6 +266,9 @@ impl Runner<'_> {
                 tokio::spawn(server::serve(listener, receiver, self.desk.clone()));
                 self.tls = Some(sender);
             }
+        }
+        if let Some(lists) = lists {
+            tokio::spawn(revocation_file::tend(self.desk.clone(), lists));
         }
         Ok(())
     }

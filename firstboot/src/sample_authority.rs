@@ -3,9 +3,13 @@
 use std::net::IpAddr;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, NameConstraints, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, NameConstraints, RevokedCertParams, SanType,
+    SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::clock;
 use crate::sample::{address, fqdn};
@@ -36,7 +40,7 @@ impl Signer {
     pub(crate) fn root(name: &str) -> Self {
         let mut params = valid(name, clock::now() - 7200, clock::now() + 864_000_000);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
         Self { cert: params.self_signed(&key).unwrap().pem(), key }
     }
@@ -64,6 +68,30 @@ impl Signer {
     /// The issuer of `etcd{n}`, valid now.
     pub(crate) fn issuer_now(&self, n: u8) -> Self {
         self.issuer(n, clock::now() - 3600, clock::now() + 864_000)
+    }
+
+    /// Its list of that number, PEM: these are revoked.
+    pub(crate) fn revocation_list(&self, number: u64, revoked: &[&Signer]) -> String {
+        let now = time::OffsetDateTime::from_unix_timestamp(clock::now()).unwrap();
+        let serial = |signer: &&Signer| {
+            let cert = CertificateDer::from_pem_slice(signer.cert.as_bytes()).unwrap();
+            let (_, cert) = X509Certificate::from_der(&cert).unwrap();
+            RevokedCertParams {
+                serial_number: SerialNumber::from_slice(cert.raw_serial()),
+                revocation_time: now,
+                reason_code: None,
+                invalidity_date: None,
+            }
+        };
+        let params = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + time::Duration::days(1),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(serial).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&Issuer::from_ca_cert_pem(&self.cert, &self.key).unwrap()).unwrap().pem().unwrap()
     }
 
     /// A leaf for `names` (addresses and DNS names), valid until `not_after`, with the signer's certificate behind it.

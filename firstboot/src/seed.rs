@@ -22,8 +22,23 @@ pub const PEER_ROOTS: &str = "peer-roots.pem";
 /// Roots of the clients, PEM. Never the peers' roots.
 pub const CLIENT_ROOTS: &str = "client-roots.pem";
 
+/// Which issuers the peers' root does not stand for any more, PEM ([`crate::revocation`]).
+pub const PEER_REVOKED: &str = "peer-revoked.crl";
+/// Which clients the clients' root does not stand for any more, PEM.
+pub const CLIENT_REVOKED: &str = "client-revoked.crl";
+
 /// All files of a seed, in archive order.
-pub const FILES: [&str; 7] = [HEADER, CHARTER, CHARTER_SIGNATURE, ISSUER_CERT, ISSUER_KEY, PEER_ROOTS, CLIENT_ROOTS];
+pub const FILES: [&str; 9] = [
+    HEADER,
+    CHARTER,
+    CHARTER_SIGNATURE,
+    ISSUER_CERT,
+    ISSUER_KEY,
+    PEER_ROOTS,
+    CLIENT_ROOTS,
+    PEER_REVOKED,
+    CLIENT_REVOKED,
+];
 
 /// Largest seed the agent reads: 1 MiB. A real one is under 20 KiB.
 pub const MAX_BYTES: u64 = 1 << 20;

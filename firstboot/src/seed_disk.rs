@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn refuses_anything_else() {
         let refusal = |bytes: &[u8]| format!("{:#}", read_archive(bytes).unwrap_err());
-        assert_eq!(refusal(&archive(&FILES[..6])), "it has no `client-roots.pem`");
+        assert_eq!(refusal(&archive(&FILES[..8])), "it has no `client-revoked.crl`");
         assert_eq!(refusal(&archive(&[&FILES[..], &["extra"]].concat())), "it has the file `extra`, which no seed has");
         assert_eq!(refusal(&archive(&[&FILES[..], &[HEADER]].concat())), "it has `seed.json` twice");
         assert_eq!(refusal(&[0; 4096]), "it has no `seed.json`");

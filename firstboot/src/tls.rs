@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustls::client::Resumption;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
@@ -23,6 +23,7 @@ use crate::cert_name::member_of;
 use crate::charter::Charter;
 use crate::clock;
 use crate::name::Fqdn;
+use crate::revocation::Distrusted;
 
 /// Who is on the other side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct TlsParts<'a> {
     pub client_roots: &'a str,
     /// Whose names count.
     pub charter: Arc<Charter>,
+    /// Which certificates do not count any more, now and from now on.
+    pub distrusted: Distrusted,
 }
 
 /// Both directions of TLS between agents. TLS 1.3 only, no resumption: every connection is authenticated anew.
@@ -57,6 +60,7 @@ pub struct AgentTls {
     pub connector: TlsConnector,
     verifier: Arc<PeerOrOperator>,
     charter: Arc<Charter>,
+    distrusted: Distrusted,
 }
 
 impl std::fmt::Debug for AgentTls {
@@ -96,6 +100,7 @@ impl AgentTls {
             connector: TlsConnector::from(Arc::new(client)),
             verifier,
             charter: parts.charter.clone(),
+            distrusted: parts.distrusted.clone(),
         })
     }
 
@@ -105,6 +110,7 @@ impl AgentTls {
     /// When it is neither one member of the charter, at one of the addresses it is certified for, nor an operator.
     pub fn role(&self, chain: &[CertificateDer<'_>], remote: IpAddr) -> Result<Role> {
         let (leaf, intermediates) = chain.split_first().context("the caller presented no certificate")?;
+        ensure!(!self.distrusted.concerns(chain), "the caller's certificate, or the issuer of it, is revoked");
         let now = unix_time();
         if self.verifier.peers.verify_client_cert(leaf, intermediates, now).is_ok() {
             return Ok(Role::Peer(member_of(leaf, remote, &self.charter)?));
@@ -118,9 +124,11 @@ impl AgentTls {
     /// # Errors
     /// When the certificate names anything else.
     pub fn expect_peer(&self, chain: Option<&[CertificateDer<'_>]>, remote: IpAddr, fqdn: &Fqdn) -> Result<()> {
-        let leaf = chain.and_then(<[_]>::first).context("the server presented no certificate")?;
+        let chain = chain.unwrap_or_default();
+        let leaf = chain.first().context("the server presented no certificate")?;
+        ensure!(!self.distrusted.concerns(chain), "its certificate, or the issuer of it, is revoked");
         let name = member_of(leaf, remote, &self.charter)?;
-        anyhow::ensure!(name == *fqdn, "the server presented the certificate of {name}");
+        ensure!(name == *fqdn, "the server presented the certificate of {name}");
         Ok(())
     }
 }
@@ -148,7 +156,7 @@ fn roots(pem: &str) -> Result<RootCertStore> {
     for root in certificates(pem)? {
         store.add(root)?;
     }
-    anyhow::ensure!(!store.is_empty(), "there is no root certificate in it");
+    ensure!(!store.is_empty(), "there is no root certificate in it");
     Ok(store)
 }
 

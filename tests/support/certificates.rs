@@ -1,17 +1,20 @@
 //! What an operator does to seeds between two boots: another issuer, other roots, or everything minted at another time.
 #![expect(clippy::disallowed_methods, reason = "tests read and write the operator's keys")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use kiln_builder::authority::{Authority, ROOT_SECS, Validity};
+use kiln_builder::pki::Pki;
 use kiln_builder::pki::mint::{Order, init};
 use kiln_builder::profile_file;
 use kiln_builder::seed_archive::SeedContent;
 use kiln_firstboot::charter::Charter;
 use kiln_firstboot::clock;
 use kiln_firstboot::cluster::ClusterConfig;
-use kiln_firstboot::seed::{CHARTER, CHARTER_SIGNATURE, CLIENT_ROOTS, HEADER, ISSUER_CERT, ISSUER_KEY, PEER_ROOTS};
+use kiln_firstboot::seed::{
+    CHARTER, CHARTER_SIGNATURE, CLIENT_REVOKED, CLIENT_ROOTS, HEADER, ISSUER_CERT, ISSUER_KEY, PEER_REVOKED, PEER_ROOTS,
+};
 use kiln_firstboot::seed_disk::read_archive;
 
 use crate::cluster::{Cluster, ENV};
@@ -39,13 +42,17 @@ impl Node {
             issuer_key: text(ISSUER_KEY),
             peer_roots: text(PEER_ROOTS),
             client_roots: text(CLIENT_ROOTS),
+            peer_revoked: text(PEER_REVOKED),
+            client_revoked: text(CLIENT_REVOKED),
         };
         fs_err::write(self.home.join("seed.tar"), &*content.to_bytes().expect("it fits")).expect("writing a seed");
     }
 
-    /// Gives it other roots of the peers from its next boot on.
+    /// Gives it other roots of the peers from its next boot on, and the empty list of the first of them.
     pub fn give_peer_roots(&self, roots: &[&Authority]) {
         let mut files = self.seed();
+        let nobody = roots[0].revocation_list(1, &BTreeSet::new(), clock::now()).expect("signing a list");
+        files.insert(PEER_REVOKED, nobody.into_bytes());
         files.insert(PEER_ROOTS, roots.iter().map(|root| root.cert()).collect::<String>().into_bytes());
         self.put_seed(&files);
     }
@@ -88,6 +95,20 @@ impl Cluster {
             (config.cluster, config.charter_key) = (pki.trust().cluster, pki.trust().charter_key);
             node.put_in_image("cluster.json", &serde_json::to_vec(&config).expect("JSON"));
         }
+    }
+
+    /// The operator's keys.
+    pub fn pki(&self) -> Pki {
+        let top = Utf8PathBuf::from_path_buf(self.scratch()).expect("test paths are UTF-8");
+        let profile = profile_file::read(&top, ENV).expect("reading the profile");
+        Pki::load(&top.join("home/pki").join(ENV), &profile).expect("reading the keys")
+    }
+
+    /// Gives a node the seed that the operator has for it now, from its next boot on.
+    pub fn give_seed(&self, index: usize) {
+        let node = &self.nodes[index];
+        fs_err::copy(self.pki().seed(node.fqdn.member_name()), node.home.join("seed.tar"))
+            .expect("handing over a seed");
     }
 
     /// The peers' root as `kiln pki init` minted it.

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,14 +16,18 @@ use kiln_firstboot::digest::{Id128, Sha256Digest};
 use kiln_firstboot::message::{AgentRequest, Answer, Ask, Holds, NodeStatus};
 use kiln_firstboot::name::Fqdn;
 use kiln_firstboot::paths::{AGENT_PORT, PEER_PORT};
+use kiln_firstboot::revocation::Distrusted;
 use kiln_firstboot::tls::{AgentTls, Role, TlsParts};
 use kiln_firstboot::{seed, seed_disk};
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
 };
+use rustls_pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
+use tokio_rustls::client::TlsStream;
 
 use crate::client::in_space;
 use crate::cluster::{Cluster, etcd_version};
@@ -106,6 +110,7 @@ impl Seed {
             peer_roots: &self.peer_roots,
             client_roots: &self.client_roots,
             charter: self.charter.clone(),
+            distrusted: Distrusted::default(),
         })
         .expect("making TLS of a seed")
     }
@@ -203,6 +208,57 @@ pub fn etcd_peer_answers(space: &str, cluster: &Cluster, whose: &Credentials, to
         &url,
     ]);
     said.status.success() && String::from_utf8_lossy(&said.stdout).contains(member.fqdn.as_str())
+}
+
+/// A connection to the peer port of an etcd that stands for as long as both want it to.
+#[derive(Debug)]
+pub struct PeerConnection {
+    questions: UnboundedSender<()>,
+    answers: mpsc::Receiver<bool>,
+}
+
+impl PeerConnection {
+    /// Opens it from a node's address as the holder of these credentials.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn open(from: &Node, whose: &Credentials, to: &Node) -> Self {
+        let (connector, fqdn) = (Seed::of(from).tls(whose).connector, to.fqdn.clone());
+        let at = SocketAddr::new(to.ip, PEER_PORT);
+        let (questions, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        let (answer, answers) = mpsc::channel();
+        in_space(&from.space, move || async move {
+            let stream = TcpStream::connect(at).await.expect("connecting to a peer port");
+            let name = ServerName::try_from(fqdn.as_str().to_owned()).expect("a member's name is a name");
+            let mut stream = connector.connect(name, stream).await.expect("a handshake");
+            while let Some(()) = asked.recv().await {
+                let said = tokio::time::timeout(Duration::from_secs(5), version(&mut stream)).await;
+                answer.send(matches!(said, Ok(Ok(true)))).expect("the test waits for this");
+            }
+        });
+        Self { questions, answers }
+    }
+
+    /// Whether etcd answers one more request on it.
+    ///
+    /// # Panics
+    /// When it was never open.
+    pub fn answers(&self) -> bool {
+        self.questions.send(()).is_ok() && self.answers.recv().expect("it was open")
+    }
+}
+
+/// Asks for etcd's version in HTTP/1.1, whose short answer comes in one piece.
+async fn version(stream: &mut TlsStream<TcpStream>) -> std::io::Result<bool> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    stream.write_all(b"GET /version HTTP/1.1\r\nHost: etcd\r\n\r\n").await?;
+    let mut said = Vec::new();
+    while !said.ends_with(b"}") {
+        if stream.read_buf(&mut said).await? == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(said.starts_with(b"HTTP/1.1 200"))
 }
 
 impl Credentials {

@@ -5,11 +5,15 @@ use std::fmt::Write as _;
 use anyhow::Context as _;
 use camino::Utf8PathBuf;
 use jiff::Timestamp;
+use kiln_firstboot::charter::CharterMember;
+use kiln_firstboot::record;
 use serde::Serialize;
 
 use crate::cli::Places;
 use crate::clock;
+use crate::exit::Refusal;
 use crate::pki::mint::{self, Order, Outcome};
+use crate::pki::revoke::Revoked;
 use crate::pki::{ClientFiles, OPERATOR, Pki};
 use crate::profile::Profile;
 
@@ -52,6 +56,42 @@ enum PkiCommand {
         /// The client's name
         name: String,
     },
+    /// Mint a node's seed anew, with another issuer
+    ///
+    /// For a node whose issuer nears its end. Nothing is revoked. The node takes the new seed at its next boot.
+    ///
+    /// Example: kiln pki renew lab etcd2
+    #[command(verbatim_doc_comment)]
+    Renew {
+        /// The cluster's profile
+        profile: String,
+        /// The node's name
+        node: String,
+    },
+    /// Revoke a node's issuers or a client's certificates
+    ///
+    /// All that was ever minted for it goes on the list of its root, and every seed gets the list. A node gets a new seed, a client loses its key.
+    /// Members of a running cluster take the list from etcd within a second; what to type is printed.
+    ///
+    /// Example: kiln pki revoke lab --node etcd2
+    #[command(verbatim_doc_comment)]
+    Revoke {
+        /// The cluster's profile
+        profile: String,
+        #[command(flatten)]
+        whom: Whom,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Whom {
+    /// The node's name
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+    /// The client's name
+    #[arg(long, value_name = "NAME")]
+    client: Option<String>,
 }
 
 impl PkiArgs {
@@ -77,7 +117,94 @@ impl PkiArgs {
                 let report = ClientReport::new(files);
                 places.print(&report, &report.text(&profile))
             }
+            PkiCommand::Renew { profile, node } => {
+                let profile = places.profile(&profile)?;
+                let pki = Pki::load(&places.pki(&profile)?, &profile)?;
+                let member = member(&pki, &profile, &node)?;
+                let seed =
+                    pki.renew_seed(member, clock::now()).with_context(|| format!("minting the seed of `{node}`"))?;
+                let text = format!("{node} has a new seed, {seed}: it takes it at its next boot\n");
+                places.print(&RenewReport { node, seed }, &text)
+            }
+            PkiCommand::Revoke { profile, whom } => {
+                let profile = places.profile(&profile)?;
+                let pki = Pki::load(&places.pki(&profile)?, &profile)?;
+                let report = RevokeReport::of(&pki, &profile, whom)?;
+                places.print(&report, &report.text(&pki, &profile))
+            }
         }
+    }
+}
+
+/// The charter's member that the profile calls `node`.
+fn member<'a>(pki: &'a Pki, profile: &Profile, node: &str) -> anyhow::Result<&'a CharterMember> {
+    let known = profile.nodes.iter().find(|known| known.name == node);
+    known.and_then(|known| pki.charter().member(&known.fqdn)).ok_or_else(|| {
+        let names: Vec<&str> = profile.nodes.iter().map(|known| known.name.as_str()).collect();
+        Refusal::new(format!("the charter has no node `{node}`"), format!("its nodes are {}", names.join(", "))).into()
+    })
+}
+
+#[derive(Serialize)]
+struct RenewReport {
+    node: String,
+    seed: Utf8PathBuf,
+}
+
+#[derive(Serialize)]
+struct RevokeReport {
+    list: Utf8PathBuf,
+    number: u64,
+    certificates: usize,
+    key: &'static str,
+    #[serde(skip)]
+    next: String,
+}
+
+impl RevokeReport {
+    fn of(pki: &Pki, profile: &Profile, whom: Whom) -> anyhow::Result<Self> {
+        let (revoked, key, next) = match (whom.node, whom.client) {
+            (Some(node), _) => {
+                let member = member(pki, profile, &node)?;
+                let revoked =
+                    pki.revoke_node(member, clock::now()).with_context(|| format!("revoking node `{node}`"))?;
+                let next = format!(
+                    "{node} has a new seed, {}\n\
+                     its etcd may still be talked to: image {node} again with its data wiped, under the new seed, so that it is replaced\n",
+                    pki.seed(&node)
+                );
+                (revoked, record::REVOKED_PEERS, next)
+            }
+            (None, Some(client)) => {
+                let revoked =
+                    pki.revoke_client(&client, clock::now()).with_context(|| format!("revoking client `{client}`"))?;
+                let next = format!("a new key for it: kiln pki client {} {client}\n", profile.name);
+                (revoked, record::REVOKED_CLIENTS, next)
+            }
+            (None, None) => return Err(Refusal::new("nothing was named", "--node NODE or --client NAME").into()),
+        };
+        let Revoked { list, number, certificates } = revoked;
+        Ok(Self { list, number, certificates, key, next })
+    }
+
+    fn text(&self, pki: &Pki, profile: &Profile) -> String {
+        let operator = pki.client(OPERATOR);
+        let endpoint = profile.nodes.first().map(|n| n.fqdn.client_url()).unwrap_or_default();
+        format!(
+            "list {} has {} certificates: {}\n\
+             hand it to the running members:\n  \
+             etcdctl --cacert {} --cert {} --key {} --endpoints {endpoint} put {} < {}\n\
+             connections that stand outlive it: then restart etcd on one member after the other\n{}",
+            self.number,
+            self.certificates,
+            self.list,
+            operator.server_root,
+            operator.cert,
+            operator.key,
+            self.key,
+            self.list,
+            self.next
+        )
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use kiln_firstboot::agent::client;
 use kiln_firstboot::message::{Answer, Ask, NodeStatus};
+use kiln_firstboot::revocation::Distrusted;
 use kiln_firstboot::tls::{AgentTls, TlsParts};
 use nix::sched::{CloneFlags, setns};
 
@@ -65,5 +66,6 @@ fn operator_tls(pki: &Pki) -> anyhow::Result<AgentTls> {
         peer_roots: &fs_err::read_to_string(operator.server_root)?,
         client_roots: &fs_err::read_to_string(pki.client_root())?,
         charter: Arc::new(pki.charter().clone()),
+        distrusted: Distrusted::default(),
     })
 }

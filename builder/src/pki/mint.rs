@@ -4,6 +4,7 @@
 //! Ctrl-C leaves either what was there before or everything.
 #![expect(clippy::disallowed_methods, reason = "an edge: reads and writes the directory of keys")]
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt as _;
 
 use anyhow::{Context as _, anyhow};
@@ -12,17 +13,17 @@ use kiln_firstboot::charter::{Charter, CharterMember};
 use kiln_firstboot::digest::{Id128, PublicKey};
 use kiln_firstboot::durable;
 use kiln_firstboot::seed::SeedHeader;
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
 use super::{
-    CHARTER, CHARTER_KEY, CHARTER_SIGNATURE, CLIENT_ROOT, CLIENT_ROOT_KEY, OPERATOR, PEER_ROOT, PEER_ROOT_KEY,
-    PRIVATE_FILE, PUBLIC_FILE, Pki, TRUST, Trust, authority,
+    CHARTER, CHARTER_KEY, CHARTER_SIGNATURE, CLIENT_REVOKED, CLIENT_ROOT, CLIENT_ROOT_KEY, OPERATOR, PEER_REVOKED,
+    PEER_ROOT, PEER_ROOT_KEY, PRIVATE_FILE, PUBLIC_FILE, Pki, TRUST, Trust, authority, lock, revoke,
 };
 use crate::authority::{Authority, BACKDATE_SECS, CLIENT_SECS, ROOT_SECS, Validity};
-use crate::exit::{Refusal, TryAgain};
+use crate::exit::Refusal;
 use crate::profile::Profile;
 use crate::seed_archive::SeedContent;
 
@@ -58,7 +59,7 @@ pub enum Outcome {
 pub fn init(dir: &Utf8Path, order: &Order<'_>) -> anyhow::Result<(Pki, Outcome)> {
     let (parent, name) = dir.parent().zip(dir.file_name()).with_context(|| format!("`{dir}` cannot hold keys"))?;
     fs_err::create_dir_all(parent).context("making room for keys")?;
-    let _lock = lock(&parent.join(format!(".{name}.lock")))?;
+    let _lock = lock(dir)?;
     let staging = Staging { dir: parent.join(format!(".{name}.new")) };
     staging.clear().context("removing what an interrupted run left")?;
 
@@ -72,7 +73,7 @@ pub fn init(dir: &Utf8Path, order: &Order<'_>) -> anyhow::Result<(Pki, Outcome)>
             )
             .into());
         }
-        Authorities::mint(order)?.write(&staging.dir, order, generation)?;
+        Authorities::mint(order)?.write(&staging.dir, order, generation, None)?;
         durable::replace(staging.dir.join("README").as_std_path(), README.as_bytes(), PUBLIC_FILE)
             .context("writing keys")?;
         durable::sync_directory(staging.dir.as_std_path())?;
@@ -111,7 +112,7 @@ pub fn init(dir: &Utf8Path, order: &Order<'_>) -> anyhow::Result<(Pki, Outcome)>
             .into());
         }
     }
-    Authorities::read(dir, &old)?.write(&staging.dir, order, current + 1)?;
+    Authorities::read(dir, &old)?.write(&staging.dir, order, current + 1, Some(&old))?;
     copy_clients(dir, &staging.dir)?;
     durable::replace(staging.dir.join("README").as_std_path(), README.as_bytes(), PUBLIC_FILE)
         .context("writing keys")?;
@@ -126,7 +127,7 @@ pub fn init(dir: &Utf8Path, order: &Order<'_>) -> anyhow::Result<(Pki, Outcome)>
 
 const README: &str =
     "Keys of one etcd cluster, made by `kiln pki init`. Keep a copy of this directory where no node can reach it:
-without private/ no node can be added and no issuer renewed. Nothing here ever goes into an image; each node gets
+without private/ no node can be added, no issuer renewed and nothing revoked. Nothing here ever goes into an image; each node gets
 its own file of seeds/ and no other.
 ";
 
@@ -188,8 +189,17 @@ impl Authorities {
         })
     }
 
-    /// Writes a whole generation into `dir`, which must not exist yet.
-    fn write(&self, dir: &Utf8Path, order: &Order<'_>, generation: u64) -> anyhow::Result<()> {
+    /// What is revoked stays so: the roots are the same in every generation.
+    fn revoked(&self, old: Option<&Pki>, now: i64) -> anyhow::Result<(String, String)> {
+        let list = |name: &str, root: &Authority| match old {
+            Some(old) => fs_err::read_to_string(old.dir().join(name)).context("reading a revocation list"),
+            None => root.revocation_list(1, &BTreeSet::new(), now).context("signing a revocation list"),
+        };
+        Ok((list(PEER_REVOKED, &self.peers)?, list(CLIENT_REVOKED, &self.clients)?))
+    }
+
+    /// Writes a whole generation into `dir`, which must not exist yet; the one after `old`, if there was one.
+    fn write(&self, dir: &Utf8Path, order: &Order<'_>, generation: u64, old: Option<&Pki>) -> anyhow::Result<()> {
         let put = |name: &str, bytes: &[u8], mode| {
             durable::replace(dir.join(name).as_std_path(), bytes, mode)
                 .with_context(|| format!("writing keys: `{name}`"))
@@ -213,6 +223,9 @@ impl Authorities {
             put(cert, authority.cert().as_bytes(), PUBLIC_FILE)?;
             put(key, authority.key().as_bytes(), PRIVATE_FILE)?;
         }
+        let (peer_revoked, client_revoked) = self.revoked(old, order.now)?;
+        put(PEER_REVOKED, peer_revoked.as_bytes(), PUBLIC_FILE)?;
+        put(CLIENT_REVOKED, client_revoked.as_bytes(), PUBLIC_FILE)?;
         for (index, member) in charter.members.iter().enumerate() {
             let validity = Validity::staggered(order.now, index, charter.members.len());
             let issuer = self
@@ -234,15 +247,29 @@ impl Authorities {
                 issuer_key: &issuer.key,
                 peer_roots: self.peers.cert(),
                 client_roots: self.clients.cert(),
+                peer_revoked: &peer_revoked,
+                client_revoked: &client_revoked,
             };
             let seed = seed.to_bytes().with_context(|| format!("packing the seed of `{}`", member.fqdn))?;
             let node = member.fqdn.member_name();
+            // Issuers of earlier generations are of the same root, and can still be revoked.
+            let before = old.map_or(Ok(String::new()), |old| revoke::noted(&old.issuer_cert(node)))?;
+            put(
+                &format!("issuers/{node}.serials"),
+                revoke::with_serial(&before, &issuer.cert)?.as_bytes(),
+                PUBLIC_FILE,
+            )?;
             put(&format!("issuers/{node}.crt"), issuer.cert.as_bytes(), PUBLIC_FILE)?;
             put(&format!("seeds/{node}.tar"), &seed, PRIVATE_FILE)?;
         }
         if generation == 1 {
             let client = self.clients.client(OPERATOR, None, Validity::starting(order.now, CLIENT_SECS))?;
             put(&format!("clients/{OPERATOR}.key"), client.key.as_bytes(), PRIVATE_FILE)?;
+            put(
+                &format!("clients/{OPERATOR}.serials"),
+                revoke::with_serial("", &client.cert)?.as_bytes(),
+                PUBLIC_FILE,
+            )?;
             put(&format!("clients/{OPERATOR}.crt"), client.cert.as_bytes(), PUBLIC_FILE)?;
         }
         Ok(())
@@ -277,7 +304,7 @@ fn copy_clients(from: &Utf8Path, to: &Utf8Path) -> anyhow::Result<()> {
     for entry in from.join("clients").read_dir_utf8().context("reading the clients' certificates")? {
         let entry = entry.context("reading the clients' certificates")?;
         let mode = match entry.path().extension() {
-            Some("crt") => PUBLIC_FILE,
+            Some("crt" | "serials") => PUBLIC_FILE,
             Some("key") => PRIVATE_FILE,
             // What a crash left of a file that was being written.
             _ => continue,
@@ -309,17 +336,6 @@ impl Drop for Staging {
             log::warn!("{error}\n  hint: it holds keys; remove it");
         }
     }
-}
-
-fn lock(path: &Utf8Path) -> anyhow::Result<Flock<std::fs::File>> {
-    let file = fs_err::File::create(path).context("locking the keys")?.into_file();
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        if errno == nix::errno::Errno::EWOULDBLOCK {
-            TryAgain("another `kiln pki init` is minting the same keys".into()).into()
-        } else {
-            anyhow::Error::new(errno).context(format!("locking `{path}`"))
-        }
-    })
 }
 
 #[cfg(test)]

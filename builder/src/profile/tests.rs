@@ -191,7 +191,7 @@ fn finds_every_problem_of_every_wrong_profile() {
 }
 
 #[test]
-fn two_members_are_refused_and_other_even_numbers_said_aloud() {
+fn d10_two_members_are_refused_and_other_even_numbers_said_aloud() {
     let [head, a, b, _] = SOUND.split("[[node]]").collect::<Vec<_>>().try_into().unwrap();
     let two = format!("{head}[[node]]{a}[[node]]{b}");
     let fact = "2 members survive the loss of 0, no more than 1 do";

@@ -152,7 +152,10 @@ async fn save(etcd: &Etcd, directory: &Path) -> Result<u64> {
 }
 
 /// As `etcdutl snapshot restore` does: whole pages, and after them the sha256 of them all.
-fn verify(file: &mut (impl io::Read + io::Seek)) -> Result<()> {
+///
+/// # Errors
+/// When it is anything else, or cannot be read.
+pub fn verify(file: &mut (impl io::Read + io::Seek)) -> Result<()> {
     let length = file.seek(SeekFrom::End(0))?;
     ensure!(
         length > SUM as u64 && length % SECTOR == SUM as u64,

@@ -189,7 +189,7 @@ fn p9_a_fresh_snapshot_comes_first_but_only_when_nothing_else_is_in_the_way() {
 }
 
 #[test]
-fn p10_a_name_is_replaced_once_in_ten_minutes_and_no_more_than_the_members_in_a_day() {
+fn e10_p10_a_name_is_replaced_once_in_ten_minutes_and_no_more_than_the_members_in_a_day() {
     let removal = |n: u8, member: u64, at| Removal { fqdn: name(n), member: RaftId(member), at };
     let e10 = bent(3, |s| s.removals.push(removal(2, 22, NOW - 599)));
     waits(&e10, "Do two machines use this name?");

@@ -25,6 +25,7 @@ fn site() -> Site {
         peer_roots: &peers.cert,
         client_roots: &clients.cert,
         charter: Arc::new(charter(3)),
+        distrusted: Distrusted::default(),
     });
     Site { peers, clients, server: server.unwrap() }
 }

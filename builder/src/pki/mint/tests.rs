@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use kiln_firstboot::seed;
 
 use super::*;
+use crate::exit::TryAgain;
 
 const NOW: i64 = 1_800_000_000;
 const LAB: &str = include_str!("../../../../profiles/lab.toml");
@@ -184,11 +185,15 @@ fn the_next_generation_keeps_roots_cluster_and_clients() {
         same,
         [
             "README",
+            "client-revoked.crl",
             "client-root.crt",
             "clients/app.crt",
             "clients/app.key",
+            "clients/app.serials",
             "clients/root.crt",
             "clients/root.key",
+            "clients/root.serials",
+            "peer-revoked.crl",
             "peer-root.crt",
             "private/charter.key",
             "private/client-root.key",
@@ -209,9 +214,9 @@ fn the_next_generation_keeps_roots_cluster_and_clients() {
 fn only_one_process_mints_at_a_time() {
     let (_home, dir) = home();
     fs_err::create_dir_all(dir.parent().unwrap()).unwrap();
-    let _held = lock(&dir.with_file_name(".lab.lock")).unwrap();
+    let _held = lock(&dir).unwrap();
     let error = init(&dir, &order(&lab(|text| text))).unwrap_err();
-    assert_eq!(error.downcast_ref(), Some(&TryAgain("another `kiln pki init` is minting the same keys".into())));
+    assert_eq!(error.downcast_ref(), Some(&TryAgain("another `kiln pki` is changing the same keys".into())));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::*;
 use crate::digest::Id128;
 use crate::etcd::Etcd;
 use crate::message::{Ask, JoinRequest, MAX_MESSAGE};
+use crate::revocation::Distrusted;
 use crate::sample::{charter, fqdn};
 use crate::sample_authority::{Chain, Signer};
 use crate::tls::TlsParts;
@@ -24,6 +25,7 @@ fn tls(own: &Chain, peers: &Signer, clients: &Signer) -> AgentTls {
         peer_roots: &peers.cert,
         client_roots: &clients.cert,
         charter: Arc::new(charter(3)),
+        distrusted: Distrusted::default(),
     };
     AgentTls::new(&parts).unwrap()
 }
