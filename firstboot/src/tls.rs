@@ -104,13 +104,18 @@ impl AgentTls {
         })
     }
 
+    /// Whether a certificate of this chain is revoked.
+    pub fn distrusts(&self, chain: &[CertificateDer<'_>]) -> bool {
+        self.distrusted.concerns(chain)
+    }
+
     /// Who presented this chain, after a handshake that accepted it, from `remote`.
     ///
     /// # Errors
     /// When it is neither one member of the charter, at one of the addresses it is certified for, nor an operator.
     pub fn role(&self, chain: &[CertificateDer<'_>], remote: IpAddr) -> Result<Role> {
         let (leaf, intermediates) = chain.split_first().context("the caller presented no certificate")?;
-        ensure!(!self.distrusted.concerns(chain), "the caller's certificate, or the issuer of it, is revoked");
+        ensure!(!self.distrusts(chain), "the caller's certificate, or the issuer of it, is revoked");
         let now = unix_time();
         if self.verifier.peers.verify_client_cert(leaf, intermediates, now).is_ok() {
             return Ok(Role::Peer(member_of(leaf, remote, &self.charter)?));
@@ -126,7 +131,7 @@ impl AgentTls {
     pub fn expect_peer(&self, chain: Option<&[CertificateDer<'_>]>, remote: IpAddr, fqdn: &Fqdn) -> Result<()> {
         let chain = chain.unwrap_or_default();
         let leaf = chain.first().context("the server presented no certificate")?;
-        ensure!(!self.distrusted.concerns(chain), "its certificate, or the issuer of it, is revoked");
+        ensure!(!self.distrusts(chain), "its certificate, or the issuer of it, is revoked");
         let name = member_of(leaf, remote, &self.charter)?;
         ensure!(name == *fqdn, "the server presented the certificate of {name}");
         Ok(())

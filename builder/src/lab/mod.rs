@@ -269,6 +269,14 @@ impl Live<'_> {
         Ok(())
     }
 
+    /// The machine gets its seed anew at its next start.
+    fn drop_seed(&self, machine: &Machine<'_>) -> anyhow::Result<()> {
+        match fs_err::remove_file(self.lab.machine_dir(machine).join("seed.tar")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// Makes the tree of a machine's image visible on the lab host. The lab's own image is mounted since `up`.
     fn ensure_tree(&self, machine: &Machine<'_>) -> anyhow::Result<()> {
         let image = self.record.image_of(&machine.node.name);

@@ -16,13 +16,14 @@ impl Live<'_> {
         self.data_disk(&machine).wipe()
     }
 
-    /// Pulls a machine's plug, gives it a fresh root disk of `image`, and its data disk back, or a blank one if `wipe_data`;
+    /// Pulls a machine's plug, gives it a fresh root disk of `image`, its seed as it is now, and its data disk back, or a blank one if `wipe_data`;
     /// powers it on.
     ///
     /// # Errors
     /// When a step fails; doing it again goes on from there.
     pub fn reimage(&mut self, machine: Machine<'_>, image: LabImage, wipe_data: bool) -> anyhow::Result<()> {
         self.kill(&[machine])?;
+        self.drop_seed(&machine)?;
         self.with_parts(machine, |run| match run {
             // Its root is made anew at every start.
             Run::Container(_) => Ok(()),

@@ -112,19 +112,24 @@ async fn serve_one(
     stream.set_nodelay(true)?;
     let asked = async {
         let mut stream = tls.acceptor.accept(stream).await.context("authenticating the caller")?;
-        let role = tls.role(stream.get_ref().1.peer_certificates().unwrap_or_default(), remote)?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        // Who is revoked is told so, and nothing else: on its console it would otherwise read like a network that fails.
+        let role = if tls.distrusts(chain) { None } else { Some(tls.role(chain, remote)?) };
         let request: AgentRequest = frame::read(&mut stream).await?;
         anyhow::Ok((stream, role, request))
     };
     let (mut stream, role, request) = timeout(request_limit, asked).await.context("waiting for the request")??;
     let answered = async {
-        let answer = if request.protocol == PROTOCOL {
-            desk.answer(&role, remote, request.ask).await
-        } else {
-            Answer::Refused {
+        let answer = match role {
+            None => Answer::Refused {
+                reason: "the certificate of this node, or the issuer of it, is revoked".into(),
+                hint: "give it the seed that was minted when it was revoked: image it again".into(),
+            },
+            Some(role) if request.protocol == PROTOCOL => desk.answer(&role, remote, request.ask).await,
+            Some(_) => Answer::Refused {
                 reason: format!("the request speaks protocol {}, this agent {PROTOCOL}", request.protocol),
                 hint: "run images whose agents speak the same protocol".into(),
-            }
+            },
         };
         frame::write(&mut stream, &answer).await?;
         // Tells the caller that this is all, so that it does not take the end for a cut.
