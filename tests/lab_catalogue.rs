@@ -37,6 +37,16 @@ fn node(status: &Value, index: usize, field: &str) -> String {
     status["nodes"][index - 1][field].as_str().unwrap_or_default().to_owned()
 }
 
+/// Waits until the second node votes under another id than it had.
+fn replaced(lab: &Lab, up: &Value) -> Value {
+    let old = members(up)[1].clone().expect("it was a member");
+    lab.wait_status("etcd2 to vote again", REPLACED_WITHIN, |status| {
+        let all = |nodes: &Vec<Value>| nodes.iter().all(|n| n["healthy"] == true);
+        let healthy = status["nodes"].as_array().is_some_and(all);
+        healthy && members(status)[1].as_ref().is_some_and(|id| *id != old)
+    })
+}
+
 /// Reimage with the data kept: a restart under the same id, and no membership change.
 #[test]
 #[ignore = "needs root and a built image: tests/run"]
@@ -62,10 +72,7 @@ fn c12_a_wiped_node_is_a_voter_again_under_a_new_id_with_every_acknowledged_key(
     let report = lab.json(&["reimage", "etcd2", "--wipe-data"]);
     assert_eq!(report["data"], "wiped", "{report}");
     let old = members(&up)[1].clone().expect("it was a member");
-    let back = lab.wait_status("etcd2 to vote again", REPLACED_WITHIN, |status| {
-        let healthy = status["nodes"].as_array().unwrap().iter().all(|n| n["healthy"] == true);
-        healthy && members(status)[1].as_ref().is_some_and(|id| *id != old)
-    });
+    let back = replaced(&lab, &up);
     let (before, now) = (members(&up), members(&back));
     assert_eq!((&now[0], &now[2], &back["lineage"]), (&before[0], &before[2], &up["lineage"]));
     let list = lab.ok(&["etcdctl", "member", "list"]);
@@ -211,10 +218,10 @@ fn f08_a_reload_of_the_packet_filter_breaks_no_stream() {
     assert_eq!((members(&back), &back["lineage"]), (members(&up), &up["lineage"]));
 }
 
-/// Root swap under a running cluster: every node gets the root of another image, one after the other, while clients write.
+/// G1, as far as one release of etcd shows it, and root swap under a running cluster: every node gets the root of another image, one after the other, while clients write.
 #[test]
 #[ignore = "needs root and a built image: tests/run"]
-fn the_root_of_every_node_is_swapped_under_a_running_cluster() {
+fn g01_the_root_of_every_node_is_swapped_under_a_running_cluster() {
     let scratch = Scratch::new(Seeding::Link);
     let text = fs_err::read_to_string(workspace().join("profiles/lab.toml")).expect("reading the lab's profile");
     scratch.add_profile("lab", &text);
@@ -241,4 +248,31 @@ fn the_root_of_every_node_is_swapped_under_a_running_cluster() {
     assert!((1..=3).all(|i| node(&back, i, "image_key") == new), "{back}");
     assert_eq!((members(&back), &back["lineage"]), (members(&up), &up["lineage"]));
     writer.stop().all_are_there(&lab, &[]);
+}
+
+/// B14 as an operator types it: a node is revoked, the running members are handed the list, and the node is imaged again with its data wiped. It has
+/// its new seed then, and is replaced; its old one would be refused by everybody.
+#[test]
+#[ignore = "needs root and a built image: tests/run"]
+fn b14_a_revoked_node_imaged_again_votes_under_its_new_seed() {
+    let scratch = Scratch::new(Seeding::Link);
+    let text = fs_err::read_to_string(workspace().join("profiles/lab.toml")).expect("reading the lab's profile");
+    scratch.add_profile("lab", &text);
+    let lab = Lab::of(scratch.places.clone(), "lab");
+    let up = cluster(&lab);
+    let revoked = scratch.places.json(&["pki", "revoke", "lab", "--node", "etcd2"]);
+    let said = |field: &str| revoked[field].as_str().expect("a revocation tells where its list goes").to_owned();
+    let list = fs_err::read_to_string(said("list")).expect("reading a list");
+    assert_eq!(lab.ok(&["etcdctl", "put", "--", &said("key"), &list]), "OK\n");
+    let taken = |name: &str| lab.ok(&["console", name]).contains("revocation list 2 of the peers");
+    until(
+        "every member to take the list",
+        CONTAINER_PATIENCE,
+        || ["etcd1", "etcd2", "etcd3"].into_iter().all(taken).then_some(()),
+        || lab.story(),
+    );
+    lab.ok(&["reimage", "etcd2", "--wipe-data"]);
+    let back = replaced(&lab, &up);
+    assert_eq!(back["lineage"], up["lineage"]);
+    assert_eq!(greeting(&lab), "hello\n");
 }
