@@ -1,7 +1,7 @@
 //! The revocation lists of a node: the latest of what the seed, the disk and etcd hold, where etcd looks at every handshake.
 #![expect(clippy::disallowed_methods, reason = "an edge: reads the lists and the roots")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,9 +55,8 @@ impl RevocationLists {
                 Some(present) if present.number() > seeded.number() => present,
                 Some(_) | None => seeded,
             };
-            let kept = Kept { whose, key, roots, file, list };
-            kept.write()?;
-            Ok(kept)
+            write(&file, &list)?;
+            Ok(Kept { whose, key, roots, file, list })
         };
         let kept = [
             settle("peers", record::REVOKED_PEERS, seed::PEER_ROOTS, seed::PEER_REVOKED, paths.peer_revoked())?,
@@ -74,17 +73,21 @@ impl RevocationLists {
         Ok(lists)
     }
 
-    /// Takes the list that an operator put into etcd, if it is a later one.
-    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        let Some(kept) = self.kept.iter_mut().find(|kept| kept.key.as_bytes() == key) else { return Ok(()) };
+    /// What an operator put into etcd, if it is a later list than the one kept; and which of the two it is.
+    fn judge(&self, key: &[u8], value: &[u8]) -> Result<Option<(usize, RevocationList)>> {
+        let Some(index) = self.kept.iter().position(|kept| kept.key.as_bytes() == key) else { return Ok(None) };
+        let kept = &self.kept[index];
         let list =
             RevocationList::from_pem(value, &kept.roots).with_context(|| format!("reading `{}` in etcd", kept.key))?;
-        if list.number() <= kept.list.number() {
-            return Ok(());
-        }
+        Ok((list.number() > kept.list.number()).then_some((index, list)))
+    }
+
+    /// Keeps a later list, and believes it.
+    fn adopt(&mut self, index: usize, list: RevocationList) -> Result<()> {
+        let kept = &mut self.kept[index];
+        write(&kept.file, &list)?;
+        let (whose, count, number) = (kept.whose, list.serials().len(), list.number());
         kept.list = list;
-        kept.write()?;
-        let (whose, count, number) = (kept.whose, kept.list.serials().len(), kept.list.number());
         self.tell_handshakes();
         let text = format!(
             "revocation list {number} of the {whose}: {count} certificates are not believed any more; connections that stand live on until etcd is restarted"
@@ -98,14 +101,11 @@ impl RevocationLists {
     }
 }
 
-impl Kept {
-    fn write(&self) -> Result<()> {
-        if fs_err::read(&self.file).is_ok_and(|present| present == self.list.der()) {
-            return Ok(());
-        }
-        durable::replace(&self.file, self.list.der(), MODE)
-            .with_context(|| format!("replacing `{}`", self.file.display()))
+fn write(file: &Path, list: &RevocationList) -> Result<()> {
+    if fs_err::read(file).is_ok_and(|present| present == list.der()) {
+        return Ok(());
     }
+    durable::replace(file, list.der(), MODE).with_context(|| format!("replacing `{}`", file.display()))
 }
 
 /// Takes every later list that an operator puts into etcd, for ever: this member alone is enough, a quorum is not asked.
@@ -122,8 +122,11 @@ async fn follow(etcd: &Etcd, lists: &mut RevocationLists) -> Result<()> {
     let mut changes = etcd.follow(REVOKED, REVOKED_END).await?;
     while let Some(written) = changes.next().await? {
         for (key, value) in written {
-            if let Err(e) = lists.take(&key, &value) {
-                journal::tell(&journal::NOTICE, &format!("a revocation list is not taken: {e:#}"), &[]);
+            match lists.judge(&key, &value) {
+                Ok(None) => {}
+                // What cannot be kept is read again from etcd in a moment.
+                Ok(Some((index, list))) => lists.adopt(index, list).inspect_err(|e| log::warn!("{e:#}"))?,
+                Err(e) => journal::tell(&journal::NOTICE, &format!("a revocation list is not taken: {e:#}"), &[]),
             }
         }
     }
@@ -177,7 +180,11 @@ mod tests {
         let issuer = node.peers.issuer_now(2);
         let mut lists = node.settle();
         assert_eq!(node.numbers(), (1, 1));
-        let put = |lists: &mut RevocationLists, key: &str, pem: &str| lists.take(key.as_bytes(), pem.as_bytes());
+        let put =
+            |lists: &mut RevocationLists, key: &str, pem: &str| match lists.judge(key.as_bytes(), pem.as_bytes())? {
+                Some((index, list)) => lists.adopt(index, list),
+                None => Ok(()),
+            };
         put(&mut lists, record::REVOKED_PEERS, &node.peers.revocation_list(3, &[&issuer])).unwrap();
         assert_eq!(node.numbers(), (3, 1));
         put(&mut lists, record::REVOKED_PEERS, &node.peers.revocation_list(2, &[])).unwrap();
