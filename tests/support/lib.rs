@@ -24,6 +24,7 @@ pub mod places;
 pub mod program;
 pub mod random;
 pub mod revisions;
+mod root_helper;
 pub mod slow_wire;
 pub mod volume;
 pub mod wait;

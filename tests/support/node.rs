@@ -3,30 +3,24 @@
 #![expect(clippy::disallowed_methods, reason = "tests prepare and look at files")]
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 
 use kiln_firstboot::digest::Id128;
 use kiln_firstboot::fault::Point;
-use kiln_firstboot::message::{ControlAnswer, ControlRequest};
 use kiln_firstboot::name::Fqdn;
-use kiln_firstboot::observation::StateView;
 use kiln_firstboot::paths::Paths;
-use kiln_firstboot::state::{Phase, RaftId, State};
-use kiln_firstboot::{control, last_words, precheck, raft_id, state_file};
+use kiln_firstboot::state::{RaftId, State};
+use nix::sys::signal::Signal;
 
 use crate::firewall;
 use crate::netns::Network;
-use crate::program::{etcd, firstboot, firstboot_with_faults, kill, output, output_with_input, run, spawn};
+use crate::program::{etcd, firstboot, firstboot_with_faults, kill, output, run, spawn};
+use crate::root_helper::RootHelper;
 use crate::volume::Disk;
 use crate::wire::{self, Trouble};
 
@@ -43,27 +37,11 @@ pub struct Node {
     pub space: String,
     /// Its directory: image, data volume, seed, logs.
     pub home: PathBuf,
-    helper: Arc<Helper>,
+    helper: Arc<RootHelper>,
     agent: Mutex<Option<Child>>,
     faults: Vec<(String, String)>,
     cut_takes_etcd: bool,
     pub(crate) disk: Option<Disk>,
-}
-
-/// The root helper's side: what systemd and nftables do on a real node.
-#[derive(Debug)]
-struct Helper {
-    space: String,
-    paths: Paths,
-    program: Mutex<PathBuf>,
-    precheck_env: Mutex<Vec<(String, String)>>,
-    precheck_cut: AtomicBool,
-    log: PathBuf,
-    /// Where in its log the latest start of etcd begins.
-    started_at: AtomicU64,
-    etcd: Mutex<Option<Child>>,
-    clients_open: AtomicBool,
-    served: Mutex<BTreeSet<(RaftId, Id128)>>,
 }
 
 impl Node {
@@ -75,18 +53,7 @@ impl Node {
             fs_err::create_dir_all(home.join(dir)).expect("making a node's directories");
         }
         fs_err::copy(seed, home.join("seed.tar")).expect("handing a node its seed");
-        let helper = Helper {
-            space: space.clone(),
-            log: home.join("etcd.log"),
-            paths,
-            program: Mutex::new(firstboot()),
-            precheck_env: Mutex::new(Vec::new()),
-            precheck_cut: AtomicBool::new(false),
-            started_at: AtomicU64::new(0),
-            etcd: Mutex::new(None),
-            clients_open: AtomicBool::new(false),
-            served: Mutex::default(),
-        };
+        let helper = RootHelper::new(space.clone(), home.join("etcd.log"), paths, firstboot());
         let helper = Arc::new(helper);
         let (agent, faults) = (Mutex::new(None), Vec::new());
         let ip = address.into();
@@ -387,167 +354,6 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.power_off();
-    }
-}
-
-impl Helper {
-    fn serve(&self, listener: &UnixListener) {
-        while let Ok((stream, _)) = listener.accept() {
-            let mut requests = BufReader::new(&stream);
-            while self.answer(&mut requests, &stream).is_some() {}
-            if !self.paths.control_socket().exists() {
-                return;
-            }
-        }
-    }
-
-    /// One request, one answer. Nothing when the caller said nothing.
-    fn answer(&self, requests: &mut impl BufRead, mut stream: &UnixStream) -> Option<()> {
-        let mut line = String::new();
-        requests.read_line(&mut line).ok().filter(|n| *n > 0)?;
-        let answer = match serde_json::from_str(&line) {
-            Ok(request) => self.act(request, &line),
-            Err(error) => ControlAnswer::Failed(error.to_string()),
-        };
-        let mut text = serde_json::to_vec(&answer).expect("an answer is JSON");
-        text.push(b'\n');
-        stream.write_all(&text).ok()
-    }
-
-    fn act(&self, request: ControlRequest, line: &str) -> ControlAnswer {
-        self.hand_over_hosts();
-        match request {
-            ControlRequest::Observe => self.pass(line),
-            ControlRequest::StartEtcd { empty } => self.start_etcd(empty),
-            ControlRequest::StopEtcd => {
-                self.stop_etcd();
-                ControlAnswer::Done
-            }
-            ControlRequest::EtcdState => {
-                let running = self.etcd_runs();
-                let active = if running { "active" } else { "inactive" }.to_owned();
-                ControlAnswer::Etcd { active, last_words: if running { String::new() } else { self.last_words() } }
-            }
-            ControlRequest::ClearEtcd => match control::clear_leftover(&self.paths) {
-                Ok(()) => ControlAnswer::Done,
-                Err(error) => ControlAnswer::Failed(format!("{error:#}")),
-            },
-            ControlRequest::OpenClients => {
-                firewall::open(&self.space);
-                self.clients_open.store(true, Ordering::SeqCst);
-                if let StateView::Read(state) = state_file::read(&self.paths)
-                    && let Phase::Member { lineage, raft_cluster, .. } = state.position
-                {
-                    self.served.lock().unwrap_or_else(PoisonError::into_inner).insert((raft_cluster, lineage));
-                }
-                ControlAnswer::Done
-            }
-        }
-    }
-
-    /// Passes a request to the real helper, for what needs no systemd.
-    fn pass(&self, request: &str) -> ControlAnswer {
-        let root = text(self.paths.root());
-        let said = output_with_input(&[&text(&self.program()), "--root", &root, "control"], request);
-        serde_json::from_slice(said.stdout.split(|b| *b == b'\n').next().unwrap_or_default())
-            .unwrap_or_else(|error| ControlAnswer::Failed(format!("the helper said no answer: {error}")))
-    }
-
-    fn program(&self) -> PathBuf {
-        self.program.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn etcd_runs(&self) -> bool {
-        let mut etcd = self.etcd.lock().unwrap_or_else(PoisonError::into_inner);
-        etcd.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
-    }
-
-    fn start_etcd(&self, empty: bool) -> ControlAnswer {
-        if self.etcd_runs() {
-            return ControlAnswer::Done;
-        }
-        if empty {
-            let Some(StateView::Read(state)) = Some(state_file::read(&self.paths)) else {
-                return ControlAnswer::Failed("there is no state".into());
-            };
-            let member = match state.position {
-                Phase::Assigned { member, .. } => member,
-                Phase::Founding { lineage } => {
-                    let token = raft_id::cluster_token(state.cluster, state.generation, lineage);
-                    raft_id::member_id(&[state.fqdn.peer_url()], &token)
-                }
-                Phase::Blank | Phase::Member { .. } | Phase::Evicted { .. } => {
-                    return ControlAnswer::Failed("the state allows no start on an empty log".into());
-                }
-            };
-            precheck::permit(&self.paths, member).expect("writing the permit");
-        }
-        self.run_etcd().map_or_else(ControlAnswer::Failed, |()| ControlAnswer::Done)
-    }
-
-    /// What systemd does to start the unit: its condition, then etcd.
-    fn run_etcd(&self) -> Result<(), String> {
-        let mut argv = vec!["env".to_owned()];
-        let environment = self.precheck_env.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        argv.extend(environment.iter().map(|(name, value)| format!("{name}={value}")));
-        argv.extend([text(&self.program()), "--root".into(), text(self.paths.root()), "precheck".into()]);
-        let precheck = output(&argv.iter().map(String::as_str).collect::<Vec<_>>());
-        if !precheck.status.success() {
-            if precheck.status.signal().is_some() {
-                self.precheck_cut.store(true, Ordering::SeqCst);
-            }
-            return Err(String::from_utf8_lossy(&precheck.stderr).into_owned());
-        }
-        let env = fs_err::read_to_string(self.paths.etcd_args()).expect("the agent rendered etcd's arguments");
-        let args =
-            env.trim().strip_prefix("KILN_ETCD_ARGS=").expect("an environment file").trim_matches('"').to_owned();
-        self.hand_over_hosts();
-        let mut argv: Vec<String> =
-            ["ip", "netns", "exec", &self.space, &text(&etcd("etcd"))].map(str::to_owned).to_vec();
-        argv.extend(args.split_whitespace().map(str::to_owned));
-        self.turn_the_page();
-        *self.etcd.lock().unwrap_or_else(PoisonError::into_inner) = Some(spawn(&argv, &self.log));
-        Ok(())
-    }
-
-    /// Keeps what etcd has for /etc/hosts, which on a node is a link to the agent's file, in step with that. `ip netns exec` mounted
-    /// it for etcd when it started, so it is the same file that must change.
-    fn hand_over_hosts(&self) {
-        let Ok(hosts) = fs_err::read(self.paths.hosts()) else { return };
-        let mounted = format!("/etc/netns/{}/hosts", self.space);
-        if fs_err::read(&mounted).ok().as_ref() != Some(&hosts) {
-            fs_err::write(mounted, hosts).expect("handing etcd its hosts");
-        }
-    }
-
-    fn signal_etcd(&self, signal: Signal) {
-        // `ip netns exec` becomes what it runs, so the child is etcd itself.
-        if let Some(etcd) = self.etcd.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
-            && matches!(etcd.try_wait(), Ok(None))
-        {
-            let pid = Pid::from_raw(i32::try_from(etcd.id()).expect("a pid fits"));
-            nix::sys::signal::kill(pid, signal).expect("signalling etcd");
-        }
-    }
-
-    fn stop_etcd(&self) {
-        if let Some(mut etcd) = self.etcd.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            kill(&mut etcd);
-        }
-        drop(fs_err::remove_file(self.paths.etcd_socket()));
-    }
-
-    /// What was said until now belongs to an earlier start.
-    fn turn_the_page(&self) {
-        let length = fs_err::metadata(&self.log).map_or(0, |log| log.len());
-        self.started_at.store(length, Ordering::SeqCst);
-    }
-
-    fn last_words(&self) -> String {
-        let log = fs_err::read(&self.log).unwrap_or_default();
-        let from = usize::try_from(self.started_at.load(Ordering::SeqCst)).expect("a log is shorter than that");
-        let said = String::from_utf8_lossy(log.get(from..).unwrap_or_default()).into_owned();
-        last_words::last_words(said.lines())
     }
 }
 
