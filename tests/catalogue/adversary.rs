@@ -60,6 +60,23 @@ fn h01_another_environments_cluster_under_the_same_names_is_nobody() {
     assert!(fake.heard().iter().all(|(_, ask)| !matches!(ask, Ask::Join(_))), "nobody asked it for a place");
 }
 
+/// In place of the third member's agent one that always answers the same; the others boot.
+fn goes_bad(cluster: &mut Cluster, seed: &Seed, answer: Answer) -> FakeAgent {
+    let third = &cluster.nodes[2];
+    let fake = FakeAgent::start(&third.space, seed.tls(&own_leaf(third)), move |_| answer.clone());
+    cluster.nodes[0].power_on();
+    cluster.nodes[1].power_on();
+    fake
+}
+
+/// The real third member boots, and with it they form.
+fn is_good_again(cluster: &mut Cluster, fake: FakeAgent) {
+    drop(fake);
+    cluster.nodes[2].power_on();
+    cluster.wait_activated();
+    one_cluster(&cluster.nodes).expect("one cluster");
+}
+
 /// H4: a member gone bad says that it is blank, whatever it holds. It can only waste what the others do: they form, but the cluster is
 /// not activated without the vote of every charter member, so no client writes anything that could be lost. The real member ends it.
 #[test]
@@ -68,10 +85,7 @@ fn h04_one_member_that_says_blank_can_only_waste() {
     let mut cluster = Cluster::new(3);
     let seed = Seed::of(&cluster.nodes[2]);
     let answer = Answer::Status(Box::new(imposter::status(&cluster.nodes[2].fqdn, &seed.charter)));
-    let fake =
-        FakeAgent::start(&cluster.nodes[2].space, seed.tls(&own_leaf(&cluster.nodes[2])), move |_| answer.clone());
-    cluster.nodes[0].power_on();
-    cluster.nodes[1].power_on();
+    let fake = goes_bad(&mut cluster, &seed, answer);
     cluster.wait_said(0, "clients are admitted when every member of the charter votes");
     cluster.wait_said(1, "clients are admitted when every member of the charter votes");
     holds(
@@ -80,10 +94,7 @@ fn h04_one_member_that_says_blank_can_only_waste() {
         || [0, 1].iter().all(|n| !cluster.nodes[*n].clients_open()),
         || cluster.story(),
     );
-    drop(fake);
-    cluster.nodes[2].power_on();
-    cluster.wait_activated();
-    one_cluster(&cluster.nodes).expect("one cluster");
+    is_good_again(&mut cluster, fake);
 }
 
 /// H5: a member gone bad says that it runs a cluster. One word is not enough: the others wait and ask it for nothing. When the member is
@@ -112,19 +123,13 @@ fn h05_one_member_that_says_running_is_not_joined() {
         ..imposter::status(&cluster.nodes[2].fqdn, &seed.charter)
     };
     let answer = Answer::Status(Box::new(status));
-    let fake =
-        FakeAgent::start(&cluster.nodes[2].space, seed.tls(&own_leaf(&cluster.nodes[2])), move |_| answer.clone());
-    cluster.nodes[0].power_on();
-    cluster.nodes[1].power_on();
+    let fake = goes_bad(&mut cluster, &seed, answer);
     for node in [0, 1] {
         cluster.wait_said(node, "n3.unit.kiln.test alone says that it runs or holds lineage");
     }
     stay_blank(&cluster, &[0, 1]);
     assert!(fake.heard().iter().all(|(_, ask)| !matches!(ask, Ask::Join(_))), "nobody asked it for a place");
-    drop(fake);
-    cluster.nodes[2].power_on();
-    cluster.wait_activated();
-    one_cluster(&cluster.nodes).expect("one cluster");
+    is_good_again(&mut cluster, fake);
 }
 
 /// H6: slowloris, messages of 100 MB, JSON of 60 000 levels and a crowd of connections on the agent port, with and without a certificate,

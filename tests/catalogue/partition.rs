@@ -26,6 +26,14 @@ fn serving(size: u8) -> (Cluster, Oracle) {
     (cluster, watch)
 }
 
+/// Every member serves one cluster, and clients go on and were told nothing wrong.
+fn all_serve_again(cluster: &Cluster, watch: Oracle) {
+    cluster.wait_activated();
+    cluster.assert_one_cluster();
+    watch.goes_on(20, cluster);
+    watch.verdict(cluster);
+}
+
 /// Number of the node that leads.
 fn leading(cluster: &Cluster) -> usize {
     let index = || {
@@ -79,10 +87,7 @@ fn f02_a_joiner_that_cannot_reach_the_leader_is_not_promoted() {
         || cluster.story(),
     );
     cluster.nodes[joiner].set_trouble(&[]);
-    cluster.wait_activated();
-    cluster.assert_one_cluster();
-    watch.goes_on(20, &cluster);
-    watch.verdict(&cluster);
+    all_serve_again(&cluster, watch);
 }
 
 /// F3: agents hear each other and etcds do not (2380 blocked): a blank founder waits and says why. That is never "dead, so form".
@@ -118,10 +123,7 @@ fn f03_a_blocked_peer_port_is_not_taken_for_death() {
         node.set_trouble(&[]);
     }
     // Now the others serve, and it takes its own place again under a new id.
-    cluster.wait_activated();
-    cluster.assert_one_cluster();
-    watch.goes_on(20, &cluster);
-    watch.verdict(&cluster);
+    all_serve_again(&cluster, watch);
 }
 
 /// F5: a link flaps, two seconds each way: no member is added until the voter behind it has been there for etcd's health interval
@@ -150,10 +152,7 @@ fn f05_nobody_is_added_while_a_voters_link_flaps() {
         let long = || monotonic().duration_since(since) > half;
         until("the link to have been on for a while", PATIENCE, || long().then_some(()), || cluster.story());
     }
-    cluster.wait_activated();
-    cluster.assert_one_cluster();
-    watch.goes_on(20, &cluster);
-    watch.verdict(&cluster);
+    all_serve_again(&cluster, watch);
 }
 
 /// F6: the leader is stopped for a while (SIGSTOP): another leads, nobody is removed, and what the old one says when it goes on is
