@@ -1,6 +1,7 @@
 //! One file per command, glue only. A new command is a module, a variant and an arm here.
 
 pub mod build;
+pub mod dns;
 pub mod doctor;
 pub mod explain;
 pub mod explain_decision;
@@ -36,6 +37,8 @@ pub enum Command {
     Lab(lab::LabArgs),
     #[expect(missing_docs, reason = "as above")]
     Pki(pki::PkiArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Dns(dns::DnsArgs),
 }
 
 impl Command {
@@ -55,6 +58,7 @@ impl Command {
             Self::Store(args) => args.run(places),
             Self::Lab(args) => args.run(places),
             Self::Pki(args) => args.run(places),
+            Self::Dns(args) => args.run(places),
         }
     }
 }
