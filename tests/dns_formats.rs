@@ -160,8 +160,22 @@ fn nsupdate_replaces_what_was_there() {
         || server.log(),
     );
     let commands = server.put("commands", &format!("server {}\n{}", Network::SWITCH, emitted("nsupdate")));
+    // The checks of `kiln dns check`: before and after, at the server itself and as its zones name it.
+    let check = |server: &Server| {
+        let kiln = Places::own().argv(&["--json", "dns", "check", PROFILE, "--server", &Network::SWITCH.to_string()]);
+        let space = server.network.switch();
+        let argv = ["ip", "netns", "exec", &space].into_iter().chain(kiln.iter().map(String::as_str));
+        let done = output(&argv.collect::<Vec<_>>());
+        let report: serde_json::Value = serde_json::from_slice(&done.stdout).expect("a report");
+        let count = |verdict: &str| report.to_string().matches(&format!("\"verdict\":\"{verdict}\"")).count();
+        (done.status.code(), count("right"), count("wrong"), count("unknown"))
+    };
+    assert_eq!(check(&server), (Some(1), 0, 14, 0));
     for _ in 0..2 {
         run(&["ip", "netns", "exec", &server.network.switch(), "nsupdate", "-k", &key, &commands]);
         server.answers_the_profile();
+        assert_eq!(check(&server), (Some(0), 14, 0, 0));
     }
+    server.process.take().iter_mut().for_each(kill);
+    assert_eq!(check(&server), (Some(1), 0, 0, 14), "silence is no answer");
 }

@@ -18,6 +18,7 @@ pub mod debian_version;
 pub mod digesting;
 pub mod disk;
 pub mod disk_diff;
+pub mod dns_check;
 pub mod dns_format;
 pub mod dns_records;
 pub mod etcd_release;

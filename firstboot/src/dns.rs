@@ -34,10 +34,12 @@ impl Dns {
 
     /// Names of an address.
     pub async fn pointers(&self, address: IpAddr) -> DnsOutcome<String> {
-        self.ask(&Question::Ptr(address)).await.filter_map(|found| match found {
-            Found::Name(name) => Some(name),
-            Found::Address(_) | Found::Service(_) => None,
-        })
+        self.ask(&Question::Ptr(address)).await.filter_map(name)
+    }
+
+    /// Names of the servers that are authoritative for a zone, given without its final dot.
+    pub async fn authorities(&self, zone: &str) -> DnsOutcome<String> {
+        self.ask(&Question::Ns(zone.to_owned())).await.filter_map(name)
     }
 
     /// IPv4 and IPv6 addresses of a name. Both are asked; addresses of one family suffice, and a failure counts only when
@@ -62,10 +64,12 @@ impl Dns {
 
     /// Targets of `_etcd-server-ssl._tcp` under a domain.
     pub async fn services(&self, domain: &Fqdn) -> DnsOutcome<SrvTarget> {
-        self.ask(&Question::Srv(domain.clone())).await.filter_map(|found| match found {
-            Found::Service(target) => Some(target),
-            Found::Name(_) | Found::Address(_) => None,
-        })
+        self.ask(&Question::Srv(domain.clone())).await.filter_map(service)
+    }
+
+    /// Targets of `_etcd-client-ssl._tcp` under a domain.
+    pub async fn client_services(&self, domain: &Fqdn) -> DnsOutcome<SrvTarget> {
+        self.ask(&Question::ClientSrv(domain.clone())).await.filter_map(service)
     }
 
     /// Asks one server after the other until one says definitely what there is; otherwise tells the last failure.
@@ -82,6 +86,20 @@ impl Dns {
             }
         }
         failure
+    }
+}
+
+fn name(found: Found) -> Option<String> {
+    match found {
+        Found::Name(name) => Some(name),
+        Found::Address(_) | Found::Service(_) => None,
+    }
+}
+
+fn service(found: Found) -> Option<SrvTarget> {
+    match found {
+        Found::Service(target) => Some(target),
+        Found::Name(_) | Found::Address(_) => None,
     }
 }
 

@@ -100,6 +100,10 @@ pub enum Question {
     Aaaa(Fqdn),
     /// Which nodes does `_etcd-server-ssl._tcp` of this domain name?
     Srv(Fqdn),
+    /// Which nodes does `_etcd-client-ssl._tcp` of this domain name? Only an operator asks.
+    ClientSrv(Fqdn),
+    /// Which servers are authoritative for this zone, its name without the final dot? Only an operator asks.
+    Ns(String),
 }
 
 impl Question {
@@ -110,6 +114,8 @@ impl Question {
             Self::A(host) => (name(format!("{host}."))?, RecordType::A),
             Self::Aaaa(host) => (name(format!("{host}."))?, RecordType::AAAA),
             Self::Srv(domain) => (name(format!("_etcd-server-ssl._tcp.{domain}."))?, RecordType::SRV),
+            Self::ClientSrv(domain) => (name(format!("_etcd-client-ssl._tcp.{domain}."))?, RecordType::SRV),
+            Self::Ns(zone) => (name(format!("{zone}."))?, RecordType::NS),
         })
     }
 
@@ -173,7 +179,7 @@ pub enum Reply {
 /// One record. Names are as they came: whoever compares them brings them into canonical form, or says what was wrong with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Of a PTR record, as it came, without the trailing dot.
+    /// Of a PTR or NS record, as it came, without the trailing dot.
     Name(String),
     /// Of an A or AAAA record.
     Address(IpAddr),
@@ -201,6 +207,8 @@ fn records(name: &Name, kind: RecordType, answers: &[Record]) -> DnsOutcome<Foun
         } else if let RData::AAAA(address) = &record.data {
             Found::Address(IpAddr::V6(address.0).to_canonical())
         } else if let RData::PTR(host) = &record.data {
+            Found::Name(undotted(&host.0))
+        } else if let RData::NS(host) = &record.data {
             Found::Name(undotted(&host.0))
         } else if let RData::SRV(srv) = &record.data {
             Found::Service(SrvTarget { target: undotted(&srv.target), port: srv.port })

@@ -1,0 +1,217 @@
+//! Whether DNS servers say what a cluster lives by. Asks them one by one, for a node may ask any of them.
+#![expect(clippy::disallowed_methods, reason = "an edge: reads which servers this machine asks")]
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use kiln_firstboot::dns::Dns;
+use kiln_firstboot::name::Fqdn;
+use kiln_firstboot::observation::{Lookup, SrvTarget};
+use kiln_firstboot::resolv;
+use serde::Serialize;
+
+use crate::dns_format::reverse_zone;
+use crate::dns_records::{Record, records, reverse_name};
+use crate::exit::Refusal;
+use crate::profile::Profile;
+
+/// What servers said of the cluster's records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DnsReport {
+    /// The servers that were asked, in the order of the answers.
+    pub servers: Vec<IpAddr>,
+    /// A row per name and type.
+    pub rows: Vec<DnsRow>,
+}
+
+/// What each server said of one name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DnsRow {
+    /// The name.
+    pub name: String,
+    /// `A`, `AAAA`, `PTR` or `SRV`.
+    pub kind: &'static str,
+    /// What must be there, sorted.
+    pub expected: Vec<String>,
+    /// By server, in order.
+    pub answers: Vec<Verdict>,
+}
+
+/// What one server said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "verdict")]
+pub enum Verdict {
+    /// Exactly what must be there.
+    Right,
+    /// Something else, sorted; empty when there is nothing.
+    Wrong {
+        /// What it said.
+        said: Vec<String>,
+    },
+    /// It did not say: nobody may take that for "nothing".
+    Unknown {
+        /// Why not.
+        why: String,
+    },
+}
+
+impl DnsReport {
+    /// Every server says exactly what must be there.
+    pub fn is_right(&self) -> bool {
+        self.rows.iter().flat_map(|row| &row.answers).all(|verdict| *verdict == Verdict::Right)
+    }
+
+    /// For people: a row per name, a column per server, and under it what is wrong.
+    pub fn table(&self) -> String {
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+        let servers = self.servers.iter().map(ToString::to_string);
+        table.set_header(["name".to_owned(), "type".to_owned()].into_iter().chain(servers));
+        let mut wrong = String::new();
+        for row in &self.rows {
+            let word = |verdict: &Verdict| match verdict {
+                Verdict::Right => "ok",
+                Verdict::Wrong { said } if said.is_empty() => "missing",
+                Verdict::Wrong { .. } => "wrong",
+                Verdict::Unknown { .. } => "no answer",
+            };
+            let words = row.answers.iter().map(|verdict| word(verdict).to_owned());
+            table.add_row([row.name.clone(), row.kind.to_owned()].into_iter().chain(words));
+            for (server, verdict) in self.servers.iter().zip(&row.answers) {
+                let what = match verdict {
+                    Verdict::Right => continue,
+                    Verdict::Wrong { said } if said.is_empty() => "has nothing".to_owned(),
+                    Verdict::Wrong { said } => format!("says {}", said.join(", ")),
+                    Verdict::Unknown { why } => why.clone(),
+                };
+                let (name, kind) = (&row.name, row.kind);
+                wrong.push_str(&format!("{name} {kind} at {server}: {what}; it must be {}\n", row.expected.join(", ")));
+            }
+        }
+        format!("{table}\n{wrong}")
+    }
+}
+
+/// Asks `servers` for every record of the profile; with none given, the servers that this machine asks and those that are authoritative
+/// for the cluster's zones.
+///
+/// # Errors
+/// A [`Refusal`] when there is no server to ask.
+pub async fn check(profile: &Profile, servers: &[IpAddr]) -> Result<DnsReport> {
+    let servers = if servers.is_empty() { all_servers(profile).await? } else { servers.to_vec() };
+    let records = records(profile);
+    let mut rows: Vec<DnsRow> = Vec::new();
+    for record in &records {
+        let (name, kind, data) = said(record);
+        match rows.iter_mut().find(|row| row.name == name && row.kind == kind) {
+            Some(row) => row.expected.push(data),
+            None => rows.push(DnsRow { name, kind, expected: vec![data], answers: Vec::new() }),
+        }
+    }
+    rows.iter_mut().for_each(|row| row.expected.sort());
+    for server in &servers {
+        let dns = Dns::new(&[*server]);
+        for row in &mut rows {
+            let record = records.iter().find(|record| said(record).0 == row.name && said(record).1 == row.kind);
+            let record = record.context("a row is made of records")?;
+            row.answers.push(judge(ask(&dns, profile, record).await, &row.expected));
+        }
+    }
+    Ok(DnsReport { servers, rows })
+}
+
+/// The servers this machine asks, and behind them those that the zones name.
+async fn all_servers(profile: &Profile) -> Result<Vec<IpAddr>> {
+    let text = fs_err::read_to_string("/etc/resolv.conf").context("reading which DNS servers this machine asks")?;
+    let mut servers = resolv::parse_nameservers(&text);
+    if servers.is_empty() {
+        return Err(
+            Refusal::new("`/etc/resolv.conf` names no DNS server but this machine", "name them: --server IP").into()
+        );
+    }
+    let resolvers = Dns::new(&servers);
+    for zone in [profile.domain.to_string(), reverse_zone(&profile.network.subnet)] {
+        for host in resolvers.authorities(&zone).await.answers() {
+            let Ok(host) = Fqdn::parse(host) else { continue };
+            for address in resolvers.addresses(&host).await.answers() {
+                if !servers.contains(address) {
+                    servers.push(*address);
+                }
+            }
+        }
+    }
+    Ok(servers)
+}
+
+/// Name, type and content of a record.
+fn said(record: &Record) -> (String, &'static str, String) {
+    match record {
+        Record::Address { name, address } => {
+            (name.to_string(), if address.is_ipv4() { "A" } else { "AAAA" }, address.to_string())
+        }
+        Record::Pointer { address, name } => (reverse_name(*address), "PTR", name.to_string()),
+        Record::Service { owner, target, port } => (owner.clone(), "SRV", format!("{target}:{port}")),
+    }
+}
+
+async fn ask(dns: &Dns, profile: &Profile, record: &Record) -> Lookup<String> {
+    let services = |lookup: Lookup<SrvTarget>| strings(lookup, |found| format!("{}:{}", found.target, found.port));
+    match record {
+        Record::Address { name, .. } => strings(dns.addresses(name).await.into_lookup(), ToString::to_string),
+        Record::Pointer { address, .. } => strings(dns.pointers(*address).await.into_lookup(), Clone::clone),
+        Record::Service { owner, .. } if owner.starts_with(crate::dns_records::PEER_SERVICE) => {
+            services(dns.services(&profile.domain).await.into_lookup())
+        }
+        Record::Service { .. } => services(dns.client_services(&profile.domain).await.into_lookup()),
+    }
+}
+
+fn strings<T>(lookup: Lookup<T>, text: impl Fn(&T) -> String) -> Lookup<String> {
+    match lookup {
+        Lookup::Found(found) => Lookup::Found(found.iter().map(text).collect()),
+        Lookup::None => Lookup::None,
+        Lookup::Failed(why) => Lookup::Failed(why),
+    }
+}
+
+/// Names are compared as DNS does, without regard to case.
+fn judge(lookup: Lookup<String>, expected: &[String]) -> Verdict {
+    let mut said = match lookup {
+        Lookup::Found(said) => said,
+        Lookup::None => Vec::new(),
+        Lookup::Failed(why) => return Verdict::Unknown { why },
+    };
+    said.iter_mut().for_each(|text| text.make_ascii_lowercase());
+    said.sort();
+    if said == expected { Verdict::Right } else { Verdict::Wrong { said } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_neither_right_nor_missing() {
+        let expected = ["etcd1.lab.kiln.test".to_owned()];
+        let judged = |lookup| judge(lookup, &expected);
+        assert_eq!(judged(Lookup::Found(vec!["ETCD1.lab.kiln.test".into()])), Verdict::Right);
+        assert_eq!(judged(Lookup::None), Verdict::Wrong { said: Vec::new() });
+        assert_eq!(judged(Lookup::Failed("SERVFAIL".into())), Verdict::Unknown { why: "SERVFAIL".into() });
+        let more = vec!["etcd1.lab.kiln.test".to_owned(), "old.lab.kiln.test".into()];
+        assert_eq!(judged(Lookup::Found(more.clone())), Verdict::Wrong { said: more }, "one too many is wrong");
+    }
+
+    #[test]
+    fn a_table_says_what_is_wrong_and_where() {
+        let row = |answers| DnsRow { name: "a.b".into(), kind: "A", expected: vec!["10.0.0.1".into()], answers };
+        let servers = vec!["10.0.0.53".parse().unwrap(), "10.0.0.54".parse().unwrap()];
+        let wrong = Verdict::Wrong { said: vec!["10.0.0.2".into()] };
+        let report = DnsReport { servers, rows: vec![row(vec![Verdict::Right, wrong])] };
+        assert!(!report.is_right());
+        assert!(
+            report.table().ends_with("a.b A at 10.0.0.54: says 10.0.0.2; it must be 10.0.0.1\n"),
+            "{}",
+            report.table()
+        );
+    }
+}
