@@ -88,7 +88,11 @@ impl Hands<'_> {
             }
             Decision::DropAssignment { member } => {
                 let words = last_line(&self.etcd.last_words);
-                let text = format!("etcd left no log as member {member}; a new id is needed. Its last words: {words}");
+                let mut text =
+                    format!("there is no log of member {member}, and its one start may be spent: a new id is needed");
+                if !words.is_empty() {
+                    text.push_str(&format!("; etcd's last words: {words}"));
+                }
                 journal::tell(&journal::ETCD_FAILED, &text, &[("KILN_LAST_WORDS", &self.etcd.last_words)]);
                 self.control(ControlRequest::ClearEtcd).await?;
                 cut(Point::Cleared);
@@ -168,6 +172,7 @@ impl Hands<'_> {
                         member: grant.member,
                         initial_cluster: grant.initial_cluster,
                         attempted: false,
+                        boot_id: self.image.boot_id.clone(),
                     })?;
                     cut(Point::Assigned);
                     return Ok(Applied::Changed);

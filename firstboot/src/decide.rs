@@ -77,8 +77,12 @@ fn choose(seen: &Observation) -> Result<Decision, Refusal> {
             EtcdProcess::Up => Ok(Decision::Wait(WaitReason::EtcdStarting { member: *member })),
             EtcdProcess::Down => Ok(Decision::DropAssignment { member: *member }),
         },
+        // A volume put back to a snapshot of that moment looks the same, and its id has voted since.
+        (Phase::Assigned { member, boot_id, .. }, None) if *boot_id != seen.boot_id => {
+            Ok(Decision::DropAssignment { member: *member })
+        }
         // From here on etcd would start from an empty log, or somebody would be asked for a place: the name must be certain.
-        (Phase::Assigned { lineage, raft_cluster, member, initial_cluster, attempted: false }, None) => {
+        (Phase::Assigned { lineage, raft_cluster, member, initial_cluster, attempted: false, .. }, None) => {
             named(seen, charter, header, || {
                 Ok(Decision::StartExisting {
                     lineage: *lineage,

@@ -41,7 +41,8 @@ pub enum Decision {
         /// The member list as granted.
         initial_cluster: Vec<InitialMember>,
     },
-    /// Row 10. The one start from an empty log was spent and left no log: clear what etcd left, go back to `Phase::Blank`.
+    /// Row 10. There is no log, and the one start from an empty one was spent, or may have been since this boot is not the one it was granted in:
+    /// clear what etcd left, go back to `Phase::Blank`.
     DropAssignment {
         /// The id that is never used again.
         member: RaftId,
@@ -132,7 +133,7 @@ impl Decision {
                 hint: nothing,
             },
             Self::DropAssignment { member } => Explanation {
-                seen: format!("member id {member} was started once and left no log"),
+                seen: format!("member id {member} has no log, and it was started once or granted in another boot"),
                 rule: "a member id is started from an empty log at most once, so a new one must be asked for".into(),
                 hint: nothing,
             },

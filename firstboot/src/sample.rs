@@ -14,6 +14,8 @@ use crate::volume::VolumeLabel;
 
 pub(crate) const NOW: i64 = 1_700_001_000;
 pub(crate) const LINEAGE: Id128 = Id128([5; 16]);
+/// The boot that an observation is made in.
+pub(crate) const THIS_BOOT: &str = "this boot";
 pub(crate) const INSTANCE: Id128 = Id128([3; 16]);
 /// Of `etcd1` as founder of [`LINEAGE`]; printed by a real etcd, see fixtures/wal/README.
 pub(crate) const FOUNDER_IDS: (RaftId, RaftId) = (RaftId(0x3510_d3b3_b2ac_148c), RaftId(0xd58e_ffd0_c307_8ee8));
@@ -104,7 +106,7 @@ pub(crate) fn observation(n: u8, members: u8) -> Observation {
     Observation {
         schema: 1,
         now: NOW,
-        boot_id: format!("boot-{n}"),
+        boot_id: THIS_BOOT.into(),
         image: ImageFact {
             env: "lab".into(),
             cluster: charter.cluster,
@@ -171,6 +173,7 @@ pub(crate) fn assigned(attempted: bool) -> Phase {
         member: RaftId(0xa),
         initial_cluster: Vec::new(),
         attempted,
+        boot_id: THIS_BOOT.into(),
     }
 }
 

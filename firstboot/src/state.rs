@@ -61,6 +61,8 @@ pub enum Phase {
         initial_cluster: Vec<InitialMember>,
         /// Set, durably, before etcd's first start with this id.
         attempted: bool,
+        /// The boot it was granted in. In another one this may be a snapshot of the volume, and the id started since.
+        boot_id: String,
     },
     /// A member with data.
     Member {

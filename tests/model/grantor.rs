@@ -207,7 +207,8 @@ impl Cluster {
                 let Some(Task { caller, live: true, step: Step::Reply(id), .. }) = world.slots[at].task else { return };
                 let caller = &mut world.slots[usize::from(caller)];
                 caller.pending = Pending::Idle;
-                caller.volume_mut().phase = Some(Phase::Assigned { lineage: log.lineage, id, attempted: false });
+                caller.volume_mut().phase =
+                    Some(Phase::Assigned { lineage: log.lineage, id, attempted: false, here: true });
                 world.slots[at].task = None;
             }
             Action::Lose(n) => world.slots[usize::from(n)].task = None,

@@ -209,6 +209,9 @@ impl Cluster {
                 let slot = &mut world.slots[usize::from(n)];
                 slot.on = true;
                 slot.boot = boot;
+                if let Some(Phase::Assigned { here, .. }) = &mut slot.disk.phase {
+                    *here = false;
+                }
                 if self.boots && slot.mounted && slot.disk.phase.is_some() {
                     slot.disk.boots += 1;
                 }

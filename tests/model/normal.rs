@@ -56,9 +56,9 @@ impl World {
             None => 0,
             Some(Phase::Blank) => 1,
             Some(Phase::Founding(_)) => 2,
-            Some(Phase::Assigned { attempted, .. }) => 3 + u8::from(attempted),
-            Some(Phase::Member { .. }) => 5,
-            Some(Phase::Evicted { .. }) => 6,
+            Some(Phase::Assigned { attempted, here, .. }) => 3 + u8::from(attempted) + 2 * u8::from(here),
+            Some(Phase::Member { .. }) => 7,
+            Some(Phase::Evicted { .. }) => 8,
         };
         let seat = match slot.seat {
             Seat::Empty => 0,

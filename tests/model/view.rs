@@ -270,9 +270,10 @@ fn phase(look: &Look, phase: Phase) -> RealPhase {
     match phase {
         Phase::Blank => RealPhase::Blank,
         Phase::Founding(number) => RealPhase::Founding { lineage: lineage(number) },
-        Phase::Assigned { lineage, id, attempted } => {
+        Phase::Assigned { lineage, id, attempted, here } => {
             let (lineage, raft_cluster, member) = ids(lineage, id);
-            RealPhase::Assigned { lineage, raft_cluster, member, initial_cluster: Vec::new(), attempted }
+            let boot_id = if here { "this boot" } else { "another" }.into();
+            RealPhase::Assigned { lineage, raft_cluster, member, initial_cluster: Vec::new(), attempted, boot_id }
         }
         Phase::Member { lineage, id } => {
             let (lineage, raft_cluster, member) = ids(lineage, id);

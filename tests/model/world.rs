@@ -30,6 +30,8 @@ pub enum Phase {
         id: Id,
         /// Its one start from an empty log is spent.
         attempted: bool,
+        /// In the boot that goes on.
+        here: bool,
     },
     /// A member with data.
     Member {
