@@ -8,7 +8,7 @@ use kiln_firstboot::digest::Sha256Digest;
 
 use crate::disk::{self, BootSpec, DiskSpec, ToolTree};
 use crate::fetch::{self, FetchError};
-use crate::layer::{self, LayerReport, base, etcd, image, packages};
+use crate::layer::{self, LayerReport, base, etcd, hygiene, image, packages};
 use crate::lock::Lock;
 use crate::plan::{self, Plan};
 use crate::store::{Entry, Store};
@@ -108,6 +108,7 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Res
             ("tools", keys.tools),
             ("etcd", keys.etcd),
             ("base", keys.base),
+            ("hygiene", keys.hygiene),
             ("boot-packages", keys.boot_packages),
             ("boot", keys.boot),
             ("image", keys.image),
@@ -122,6 +123,7 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Res
     let etcd = ensure_etcd(store, plan, layers)?;
     let base = ensure_base(store, plan, layers)?;
     let base_tar = base.dir.join(base::TAR);
+    let looked = layer::ensure(store, "hygiene", &keys.hygiene, layers, |dir, _| hygiene::make(&base_tar, dir))?;
     let boot_packages = layer::ensure(store, "boot-packages", &keys.boot_packages, layers, |dir, log| {
         packages::make(store, &plan.inputs(&plan.lock.boot), dir, log)
     })?;
@@ -144,13 +146,16 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Res
         disk::build_boot(&spec).map(|()| Vec::new())
     })?;
     layer::ensure(store, "image", &keys.image, layers, |dir, log| {
+        let entries = plan.entries(&etcd.dir)?;
+        let allow = plan.recipe.hygiene.as_ref().map_or(&[][..], |hygiene| &hygiene.allow);
+        hygiene::gate(&looked.dir.join(hygiene::FINDINGS), &entries, allow)?;
         let spec = DiskSpec {
             key: keys.image,
             boot_key: keys.boot,
             epoch: plan.epoch()?,
             base_tar: &base_tar,
             boot_dir: &boot.dir,
-            entries: &plan.entries(&etcd.dir)?,
+            entries: &entries,
             tools: &tools,
             raw: &dir.join(image::RAW),
             log,

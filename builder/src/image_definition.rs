@@ -5,6 +5,7 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use crate::hygiene::{Allowance, Rule};
 use crate::problem::Problems;
 use crate::toml_reader::{Item, Reader, Table};
 
@@ -36,6 +37,8 @@ pub struct ImageDefinition {
     pub disk: DiskSizes,
     /// Programs that make the disk.
     pub tools: Tools,
+    /// What may break a rule of hygiene, sorted.
+    pub allow: Vec<Allowance>,
 }
 
 /// A package archive: where signed lists of packages come from.
@@ -122,6 +125,7 @@ impl ImageDefinition {
             table.finish();
             Some(Tools { packages: packages?, archives: archives? })
         });
+        let allow = top.get("hygiene").and_then(|i| hygiene(i.table()?)).unwrap_or_default();
         top.finish();
         reader.finish()?;
         let definition = || {
@@ -137,6 +141,7 @@ impl ImageDefinition {
                 boot: boot?,
                 disk: disk?,
                 tools: tools?,
+                allow,
             })
         };
         // Whatever is missing has been noted above, so `finish` has already returned it.
@@ -219,6 +224,37 @@ fn disk(table: Table<'_>) -> Option<DiskSizes> {
     let (esp_mib, boot_mib, root_mib) = (size("esp_mib"), size("boot_mib"), size("root_mib"));
     table.finish();
     Some(DiskSizes { esp_mib: esp_mib?, boot_mib: boot_mib?, root_mib: root_mib? })
+}
+
+fn hygiene(table: Table<'_>) -> Option<Vec<Allowance>> {
+    let allow =
+        table.need("allow", "list what may stay: `allow = [{ path = \"...\", rule = \"...\", reason = \"...\" }]`");
+    let mut found: Vec<Allowance> = allow.and_then(|i| i.items())?.iter().filter_map(allowance).collect();
+    table.finish();
+    found.sort();
+    Some(found)
+}
+
+fn allowance(item: &Item<'_>) -> Option<Allowance> {
+    let table = item.table()?;
+    let path = table.need("path", "name the file").and_then(|item| {
+        let text = item.text()?;
+        let path = text.strip_prefix('/').unwrap_or(text);
+        if path.is_empty() || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            item.problem(format!("`{text}` is not the path of a file of the image"), "write it as in `/etc/x`");
+        }
+        Some(path.to_owned())
+    });
+    let rule = table.need("rule", "name the rule that it breaks").and_then(|i| i.word(&Rule::WORDS));
+    let reason = table.need("reason", "say why it must stay").and_then(|item| {
+        let text = item.text()?;
+        if text.trim().is_empty() {
+            item.problem("there is no reason in it", "say why it must stay");
+        }
+        Some(text.to_owned())
+    });
+    table.finish();
+    Some(Allowance { path: path?, rule: rule?, reason: reason? })
 }
 
 /// A path below the definition's directory.
@@ -306,6 +342,20 @@ fingerprints = ["04B54C3CDCA79751B16BC6B5225629DF75B188BD"]
         assert_eq!(definition.archives[0].keyring, "images/keyrings/a.gpg");
         assert_eq!(definition.disk, DiskSizes { esp_mib: 106, boot_mib: 128, root_mib: 640 });
         assert_eq!(definition.archives, definition.tools.archives);
+        assert_eq!(definition.allow, []);
+    }
+
+    #[test]
+    fn reads_what_may_break_a_rule_and_demands_a_reason() {
+        let allow = |members: &str| parse(&format!("{SHORT}\n[hygiene]\nallow = [{{ {members} }}]\n"));
+        let definition = allow("path = \"/var/log/a\", rule = \"log\", reason = \"for a test\"").unwrap();
+        let want = Allowance { path: "var/log/a".into(), rule: Rule::Log, reason: "for a test".into() };
+        assert_eq!(definition.allow, [want]);
+        let problems = allow("path = \"../a\", rule = \"any\", reason = \" \"").unwrap_err();
+        let found: Vec<_> = problems.0.into_iter().map(|p| p.field).collect();
+        assert_eq!(found, ["hygiene.allow[1].path", "hygiene.allow[1].reason", "hygiene.allow[1].rule"]);
+        let fields: Vec<_> = allow("path = \"a\"").unwrap_err().0.into_iter().map(|p| p.field).collect();
+        assert_eq!(fields, ["hygiene.allow[1].reason", "hygiene.allow[1].rule"]);
     }
 
     #[test]

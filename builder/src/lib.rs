@@ -1,7 +1,7 @@
 //! The operator's side of kiln: lock inputs, build images, mint identities, run clusters.
 //!
 //! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`, `image_definition`, `etcd_release`,
-//! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `recipe_diff`, `cluster_files`, `dns_records`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
+//! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `recipe_diff`, `cluster_files`, `dns_records`, `hygiene`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
 //! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive` and `resolve` ask
 //! package archives, `store` keeps, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
 //! what is not, `disk` makes disks, `disk_diff` and `verify` compare them, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
@@ -25,6 +25,7 @@ pub mod etcd_release;
 pub mod exit;
 pub mod fetch;
 pub mod hazard;
+pub mod hygiene;
 pub mod image_definition;
 pub mod image_file;
 pub mod interrupt;

@@ -241,6 +241,7 @@ impl Plan {
                 missing(&base_inputs),
                 vec![self.base_spec(&temp("base"), &temp("base")).tool().line()],
             ),
+            ("hygiene", keys.hygiene, Vec::new(), Vec::new()),
             ("boot-packages", keys.boot_packages, missing(&boot_inputs), unpacked("boot-packages", &boot_inputs)),
             ("boot", keys.boot, Vec::new(), boot.plan()),
             ("image", keys.image, Vec::new(), image_run),

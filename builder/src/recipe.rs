@@ -7,6 +7,7 @@ use kiln_firstboot::digest::Sha256Digest;
 use kiln_firstboot::version::EtcdVersion;
 use serde::{Deserialize, Serialize};
 
+use crate::hygiene::{self, Allowance};
 use crate::image_definition::{DiskSizes, ImageDefinition};
 use crate::key::{BUILD_FORMAT, KeyHasher};
 use crate::lock::{Lock, LockedEtcd, LockedPackage};
@@ -49,6 +50,22 @@ pub struct Recipe {
     pub firstboot: Sha256Digest,
     /// Files put on the node by the image layer, without the programs and without `image.json`, which names the key.
     pub image_files: Vec<RecipeFile>,
+    /// What the gate was told. None in recipes of before there was a gate, whose keys stay what they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hygiene: Option<RecipeHygiene>,
+    /// Digest of the agent's list of crates, which the bill of materials repeats. None as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crates: Option<Sha256Digest>,
+}
+
+/// What the gate was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeHygiene {
+    /// [`hygiene::RULES`].
+    pub rules: u32,
+    /// What may break a rule, sorted.
+    pub allow: Vec<Allowance>,
 }
 
 /// A package by what it is; where it was fetched does not matter.
@@ -112,6 +129,8 @@ pub struct Keys {
     pub etcd: Sha256Digest,
     /// The base's tar.
     pub base: Sha256Digest,
+    /// What the base holds that an image must not.
+    pub hygiene: Sha256Digest,
     /// File systems and boot sectors that start the kernel.
     pub boot: Sha256Digest,
     /// The image.
@@ -152,6 +171,8 @@ impl Recipe {
             etcd: RecipeEtcd::of(etcd),
             firstboot,
             image_files,
+            hygiene: Some(RecipeHygiene { rules: hygiene::RULES, allow: definition.allow.clone() }),
+            crates: None,
         }
     }
 
@@ -180,6 +201,10 @@ impl Recipe {
             h.texts("exclude", &self.exclude);
             h.texts("include", &self.include);
         });
+        let hygiene = of("hygiene", &|h| {
+            h.digest("base", &base);
+            h.number("rules", self.hygiene.as_ref().map_or(0, |h| h.rules).into());
+        });
         let boot = of("boot", &|h| {
             h.signed("source-date-epoch", self.source_date_epoch);
             h.digest("tools", &tools);
@@ -198,10 +223,22 @@ impl Recipe {
             h.digest("etcd", &etcd);
             h.digest("firstboot", &self.firstboot);
             hash_files(h, &self.image_files);
+            if let Some(hygiene) = &self.hygiene {
+                h.number("hygiene", hygiene.rules.into());
+                h.number("allow", hygiene.allow.len() as u64);
+                for allowance in &hygiene.allow {
+                    h.text("path", &allowance.path);
+                    h.text("rule", allowance.rule.word());
+                    h.text("reason", &allowance.reason);
+                }
+            }
+            if let Some(crates) = &self.crates {
+                h.digest("crates", crates);
+            }
         });
         let compressed = of("compressed", &|h| h.digest("image", &image));
         let tree = of("tree", &|h| h.digest("image", &image));
-        Keys { tools, boot_packages, etcd, base, boot, image, compressed, tree }
+        Keys { tools, boot_packages, etcd, base, hygiene, boot, image, compressed, tree }
     }
 }
 
@@ -298,6 +335,8 @@ mod tests {
             },
             firstboot: Sha256Digest::of(b"firstboot"),
             image_files: vec![file("etc/fstab")],
+            hygiene: None,
+            crates: None,
         }
     }
 
@@ -331,7 +370,7 @@ mod tests {
     #[test]
     fn every_field_that_makes_a_difference_moves_the_image() {
         let old = recipe().keys().image;
-        let changes: [fn(&mut Recipe); 16] = [
+        let changes: [fn(&mut Recipe); 18] = [
             |r| r.profile.push('x'),
             |r| r.definition.push('x'),
             |r| r.source_date_epoch += 1,
@@ -348,6 +387,8 @@ mod tests {
             |r| r.disk.root_mib += 1,
             |r| r.etcd.sha256.push(Sha256Digest::of(b"z")),
             |r| r.image_files[0].owner = "0:1".into(),
+            |r| r.hygiene = Some(RecipeHygiene { rules: 1, allow: Vec::new() }),
+            |r| r.crates = Some(Sha256Digest::of(b"ring")),
         ];
         for (i, change) in changes.iter().enumerate() {
             let mut other = recipe();

@@ -84,6 +84,8 @@ pub fn diff(a: &Recipe, b: &Recipe) -> RecipeDiff {
         ("disk.root_mib", a.disk.root_mib.to_string(), b.disk.root_mib.to_string()),
         ("etcd", etcd(a), etcd(b)),
         ("firstboot", a.firstboot.to_string(), b.firstboot.to_string()),
+        ("hygiene", hygiene(a), hygiene(b)),
+        ("crates", crates(a), crates(b)),
     ];
     let packages = [
         ("base", &a.base_packages, &b.base_packages),
@@ -108,6 +110,16 @@ pub fn diff(a: &Recipe, b: &Recipe) -> RecipeDiff {
 fn etcd(recipe: &Recipe) -> String {
     let sums: Vec<String> = recipe.etcd.sha256.iter().map(ToString::to_string).collect();
     format!("{} ({}) {}", recipe.etcd.version, recipe.etcd.source, sums.join(" "))
+}
+
+fn hygiene(recipe: &Recipe) -> String {
+    let Some(hygiene) = &recipe.hygiene else { return "none".into() };
+    let allowed: Vec<String> = hygiene.allow.iter().map(|a| format!("{} [{}]", a.path, a.rule.word())).collect();
+    format!("rules {}, allowed: {}", hygiene.rules, if allowed.is_empty() { "none".into() } else { allowed.join(", ") })
+}
+
+fn crates(recipe: &Recipe) -> String {
+    recipe.crates.map_or_else(|| "none".into(), |digest| digest.to_string())
 }
 
 fn files(layer: &'static str, old: &[RecipeFile], new: &[RecipeFile]) -> Vec<FileChange> {
@@ -197,6 +209,8 @@ mod tests {
             etcd: RecipeEtcd { source: "release".into(), version: "3.6.14".parse().unwrap(), sha256: Vec::new() },
             firstboot: Sha256Digest::of(b"agent"),
             image_files: vec![file("etc/b")],
+            hygiene: None,
+            crates: None,
         }
     }
 

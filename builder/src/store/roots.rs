@@ -171,6 +171,7 @@ impl Store {
                 keys.boot_packages,
                 keys.etcd,
                 keys.base,
+                keys.hygiene,
                 keys.boot,
                 keys.image,
                 keys.compressed,
