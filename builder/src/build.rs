@@ -1,8 +1,8 @@
 //! Running a plan: every layer that is not in the store, lowest first.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 use kiln_firstboot::digest::Sha256Digest;
 
@@ -11,7 +11,9 @@ use crate::fetch::{self, FetchError};
 use crate::layer::{self, LayerReport, base, etcd, hygiene, image, packages};
 use crate::lock::Lock;
 use crate::plan::{self, Plan};
-use crate::store::{Entry, Store};
+use crate::store::{Entry, Manifest, Store};
+use crate::trust::crates::Crates;
+use crate::trust::sbom;
 
 /// A finished image.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,10 +72,9 @@ pub fn build(store: &Store, plan: &Plan, compress: bool) -> Result<Built> {
     let entry = build_image(store, plan, &mut layers).map_err(|e| crate::store::explain_full(e, store.root()))?;
     let raw = entry.dir.join(image::RAW);
     let shown = if compress {
-        layer::ensure(store, "compressed", &plan.keys.compressed, &mut layers, |dir, log| {
-            image::make_compressed(&raw, dir, log)
-        })
-        .map_err(|e| crate::store::explain_full(e, store.root()))?
+        let make = |dir: &Path, log: &Path| image::make_compressed(&raw, dir, log);
+        layer::ensure_sealed(store, "compressed", &plan.keys.compressed, &mut layers, make, &seal(plan))
+            .map_err(|e| crate::store::explain_full(e, store.root()))?
     } else {
         entry
     };
@@ -145,7 +146,7 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Res
         };
         disk::build_boot(&spec).map(|()| Vec::new())
     })?;
-    layer::ensure(store, "image", &keys.image, layers, |dir, log| {
+    let make = |dir: &Path, log: &Path| {
         let entries = plan.entries(&etcd.dir)?;
         let allow = plan.recipe.hygiene.as_ref().map_or(&[][..], |hygiene| &hygiene.allow);
         hygiene::gate(&looked.dir.join(hygiene::FINDINGS), &entries, allow)?;
@@ -160,8 +161,22 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Res
             raw: &dir.join(image::RAW),
             log,
         };
-        image::make(&spec, &plan.recipe.render()?, dir)
-    })
+        let programs = etcd::PROGRAMS.map(|program| digest_in(&etcd, program).map(|digest| (program, digest)));
+        let programs = programs.into_iter().collect::<Result<Vec<_>>>()?;
+        let sbom = sbom::render(&plan.recipe, &Crates::of_agent()?, &programs)?;
+        image::make(&spec, &plan.recipe.render()?, &sbom, dir)
+    };
+    layer::ensure_sealed(store, "image", &keys.image, layers, make, &seal(plan))
+}
+
+/// Signs an image, if the plan says with what.
+fn seal(plan: &Plan) -> impl Fn(&Path, &Manifest) -> Result<()> {
+    |dir, manifest| plan.sealer.as_ref().map_or(Ok(()), |sealer| sealer.seal(dir, manifest, &plan.recipe))
+}
+
+fn digest_in(entry: &Entry, path: &str) -> Result<Sha256Digest> {
+    let file = entry.manifest.files.iter().find(|f| f.path == path);
+    file.and_then(|f| f.sha256).with_context(|| format!("`{}` has no `{path}`", entry.dir.display()))
 }
 
 fn ensure_etcd(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<Entry> {

@@ -87,6 +87,14 @@ impl Places {
         Ok(all.join(&profile.name))
     }
 
+    /// The key that images are signed with, and those that are trusted.
+    ///
+    /// # Errors
+    /// As [`Places::home`].
+    pub fn signing(&self) -> anyhow::Result<Utf8PathBuf> {
+        Ok(self.home()?.join("signing"))
+    }
+
     /// State of the lab of one profile.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub mod lock;
 pub mod pki;
 pub mod plan;
 pub mod store;
+pub mod trust;
 pub mod verify;
 
 use crate::cli::Places;
@@ -34,6 +35,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "as above")]
     Store(store::StoreArgs),
     #[expect(missing_docs, reason = "as above")]
+    Trust(trust::TrustArgs),
+    #[expect(missing_docs, reason = "as above")]
     Lab(lab::LabArgs),
     #[expect(missing_docs, reason = "as above")]
     Pki(pki::PkiArgs),
@@ -56,6 +59,7 @@ impl Command {
             Self::ExplainDecision(args) => args.run(places),
             Self::Doctor(args) => args.run(places),
             Self::Store(args) => args.run(places),
+            Self::Trust(args) => args.run(places),
             Self::Lab(args) => args.run(places),
             Self::Pki(args) => args.run(places),
             Self::Dns(args) => args.run(places),

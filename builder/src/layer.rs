@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use kiln_firstboot::digest::Sha256Digest;
 
-use crate::store::{Entry, Store};
+use crate::store::{Entry, Seal, Store};
 
 /// What was done for one layer.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -45,8 +45,23 @@ pub fn ensure(
     reports: &mut Vec<LayerReport>,
     make: impl FnOnce(&Path, &Path) -> Result<Vec<String>>,
 ) -> Result<Entry> {
+    ensure_sealed(store, name, key, reports, make, &|_, _| Ok(()))
+}
+
+/// [`ensure`], with files beside the layer's that vouch for it ([`Store::ensure_sealed_entry`]).
+///
+/// # Errors
+/// `make`'s, `seal`'s and the store's.
+pub fn ensure_sealed(
+    store: &Store,
+    name: &str,
+    key: &Sha256Digest,
+    reports: &mut Vec<LayerReport>,
+    make: impl FnOnce(&Path, &Path) -> Result<Vec<String>>,
+    seal: Seal<'_>,
+) -> Result<Entry> {
     let log = log_of(store, name, key);
-    let (entry, built) = store.ensure_entry(key, name, |dir| {
+    let fill = |dir: &Path| {
         log::info!("{name}: making it");
         if let Some(parent) = log.parent() {
             fs_err::create_dir_all(parent)?;
@@ -56,7 +71,8 @@ pub fn ensure(
             _ => {}
         }
         make(dir, &log)
-    })?;
+    };
+    let (entry, built) = store.ensure_sealed_entry(key, name, fill, seal)?;
     #[expect(clippy::cast_precision_loss, reason = "milliseconds for a person to read")]
     let seconds = if built { entry.manifest.millis as f64 / 1000.0 } else { 0.0 };
     if built {

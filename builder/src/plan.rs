@@ -20,6 +20,8 @@ use crate::lock::{self, Lock, LockedEtcd, LockedPackage};
 use crate::profile::Profile;
 use crate::recipe::{self, Keys, Recipe, RecipeEtcd};
 use crate::store::Store;
+use crate::trust::crates::Crates;
+use crate::trust::seal::Sealer;
 
 /// What a build is asked to do.
 #[derive(Clone, Debug)]
@@ -50,6 +52,8 @@ pub struct Plan {
     /// Files of the image layer: the definition's tree, then what the profile says. Without programs and `image.json`.
     image_entries: Vec<TreeEntry>,
     firstboot: PathBuf,
+    /// Who signs the image; nobody if absent.
+    pub(crate) sealer: Option<Sealer>,
 }
 
 /// One step of a plan.
@@ -120,10 +124,27 @@ impl Plan {
         })?;
         let base_files = cluster_files::recorded(&base_entries, digest_file)?;
         let image_files = cluster_files::recorded(&image_entries, digest_file)?;
-        let recipe = Recipe::new(&profile.name, definition, &lock, &etcd, firstboot, base_files, image_files);
+        let mut recipe = Recipe::new(&profile.name, definition, &lock, &etcd, firstboot, base_files, image_files);
+        recipe.crates = Some(Crates::of_agent()?.digest());
         let keys = recipe.keys();
         let dir = lock::path_of(profile).parent().map_or_else(|| ".".into(), Utf8Path::to_owned);
-        Ok(Self { recipe, keys, lock, etcd, dir, base_entries, image_entries, firstboot: wish.firstboot.clone() })
+        Ok(Self {
+            recipe,
+            keys,
+            lock,
+            etcd,
+            dir,
+            base_entries,
+            image_entries,
+            firstboot: wish.firstboot.clone(),
+            sealer: None,
+        })
+    }
+
+    /// The same plan, with the image signed by somebody, or by nobody.
+    #[must_use]
+    pub fn sealed_by(self, sealer: Option<Sealer>) -> Self {
+        Self { sealer, ..self }
     }
 
     /// Everything that goes on top of the base: the definition's tree, the profile's files, the programs, and `image.json`.

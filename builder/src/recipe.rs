@@ -298,10 +298,10 @@ fn hash_files(hasher: &mut KeyHasher, files: &[RecipeFile]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn recipe() -> Recipe {
+    pub(crate) fn recipe() -> Recipe {
         let package = |name: &str| RecipePackage {
             name: name.into(),
             version: "1-2".into(),

@@ -35,11 +35,14 @@ pub use self::roots::{Reached, Root, RootKind};
 use crate::digesting::{self, Hashing};
 
 /// Name of the file with the sums of an entry's files, as `sha256sum --check` reads it.
-const SUMS: &str = "sha256sums";
+pub(crate) const SUMS: &str = "sha256sums";
 /// Files that are disks or file systems, mostly holes. By name and not by their blocks, which differ between the file systems of build hosts.
 const SPARSE: [&str; 3] = [".raw", ".ext4", ".fat"];
 /// Name of the file that makes a directory an entry.
-const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
+
+/// What vouches for an entry: gets its directory and manifest before it has its name.
+pub type Seal<'a> = &'a dyn Fn(&Path, &Manifest) -> Result<()>;
 
 /// A store on disk.
 #[derive(Debug)]
@@ -213,6 +216,21 @@ impl Store {
         layer: &str,
         make: impl FnOnce(&Path) -> Result<Vec<String>>,
     ) -> Result<(Entry, bool)> {
+        self.ensure_sealed_entry(key, layer, make, &|_, _| Ok(()))
+    }
+
+    /// [`Store::ensure_entry`]; `seal` may put files that vouch for the others beside them, or rewrite the sums, once the manifest is written.
+    /// They are not listed in it, and come under the entry's name together with it.
+    ///
+    /// # Errors
+    /// `make`'s, `seal`'s, and the store's; then no entry is left.
+    pub fn ensure_sealed_entry(
+        &self,
+        key: &Sha256Digest,
+        layer: &str,
+        make: impl FnOnce(&Path) -> Result<Vec<String>>,
+        seal: Seal<'_>,
+    ) -> Result<(Entry, bool)> {
         if let Some(entry) = self.entry(key)? {
             return Ok((entry, false));
         }
@@ -223,7 +241,7 @@ impl Store {
         let began = std::time::Instant::now();
         let temp = self.temp_path("entry")?;
         fs_err::create_dir(&temp)?;
-        let made = make(&temp).and_then(|trees| self.publish(key, layer, &temp, trees, began));
+        let made = make(&temp).and_then(|trees| self.publish(key, layer, &temp, trees, began, seal));
         match made {
             Ok(entry) => Ok((entry, true)),
             Err(error) => {
@@ -241,6 +259,7 @@ impl Store {
         temp: &Path,
         trees: Vec<String>,
         began: std::time::Instant,
+        seal: Seal<'_>,
     ) -> Result<Entry> {
         let mut paths = Vec::new();
         list(temp, Path::new(""), &trees, &mut paths)?;
@@ -254,8 +273,13 @@ impl Store {
         let mut text = serde_json::to_string_pretty(&manifest)?;
         text.push('\n');
         fs_err::write(temp.join(MANIFEST), text)?;
-        // Everything this entry consists of must be on the disk before its name is; one call instead of one per extracted file.
         let dir = File::open(temp)?;
+        std::thread::scope(|scope| {
+            // The disk writes while the seal hashes. That it wrote everything is the business of the sync below.
+            scope.spawn(|| nix::unistd::syncfs(&dir));
+            seal(temp, &manifest)
+        })?;
+        // Everything this entry consists of must be on the disk before its name is; one call instead of one per extracted file.
         nix::unistd::syncfs(&dir).with_context(|| format!("syncing `{}`", temp.display()))?;
         log::debug!("{layer}: on the disk after {:.2} s", began.elapsed().as_secs_f64());
         let place = self.entry_dir(key);

@@ -18,6 +18,7 @@ use crate::pki::Pki;
 use crate::plan::{self, Plan, Wish};
 use crate::profile::Profile;
 use crate::store::{RootKind, Store};
+use crate::trust::seal::Sealer;
 
 /// Build a profile's image
 ///
@@ -55,6 +56,7 @@ pub struct Source {
     lock: Lock,
     identity: ClusterIdentity,
     firstboot: PathBuf,
+    sealer: Sealer,
 }
 
 #[derive(Serialize)]
@@ -84,7 +86,8 @@ impl SourceArgs {
                 .context("looking for the agent beside this program")?
                 .with_file_name("firstboot"),
         };
-        Ok(Source { profile, definition, lock, identity, firstboot })
+        let sealer = Sealer { keys: places.signing()?, now: clock::now() };
+        Ok(Source { profile, definition, lock, identity, firstboot, sealer })
     }
 }
 
@@ -115,7 +118,7 @@ impl Source {
     fn with_etcd(self, etcd: usize) -> Result<(Profile, Plan)> {
         let wish = Wish { firstboot: self.firstboot, identity: self.identity, etcd };
         let plan = Plan::new(&self.profile, &self.definition, self.lock, &wish)?;
-        Ok((self.profile, plan))
+        Ok((self.profile, plan.sealed_by(Some(self.sealer))))
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::disk::{self, DiskSpec, Qcow2, TreeEntry};
 use crate::tool::Tool;
+use crate::trust::SBOM;
 
 /// The disk in the entry.
 pub const RAW: &str = "disk.raw";
@@ -21,10 +22,11 @@ pub const ROOT: &str = "root";
 ///
 /// # Errors
 /// As [`disk::assemble`] and [`disk::convert`].
-pub fn make(spec: &DiskSpec<'_>, recipe: &str, dir: &Path) -> Result<Vec<String>> {
+pub fn make(spec: &DiskSpec<'_>, recipe: &str, sbom: &str, dir: &Path) -> Result<Vec<String>> {
     disk::assemble(spec)?;
     disk::convert(&Qcow2 { raw: spec.raw, qcow2: &dir.join(QCOW2), compress: false, log: spec.log })?;
     fs_err::write(dir.join(RECIPE), recipe)?;
+    fs_err::write(dir.join(SBOM), sbom)?;
     Ok(Vec::new())
 }
 
