@@ -207,7 +207,7 @@ pub fn admit(key: &Sha256Digest, standing: &Standing, unsigned: bool) -> Result<
         )),
         Standing::Altered { what } => Err(Refusal::new(
             format!("image {short} is not what was signed: {what}"),
-            "remove its directory below entries/ of the store, and build or import it again",
+            format!("remove `entries/{key}` of the store, and build or import it again"),
         )),
     }
 }

@@ -5,6 +5,7 @@ mod disks;
 mod dns;
 mod up;
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
@@ -15,12 +16,14 @@ use clap::Subcommand;
 use crate::cli::Places;
 use crate::cmd::build::SourceArgs;
 use crate::exit::{Ended, Refusal};
+use crate::lab::admission::Lenience;
 use crate::lab::host::TREE;
 use crate::lab::machine::Machine;
 use crate::lab::record::{Driver, Lock};
 use crate::lab::{Lab, Live, guest};
 use crate::pki::OPERATOR;
 use crate::store::{RootKind, Store};
+use crate::trust::Depth;
 
 /// How often a followed console is looked at for more.
 const FOLLOW_EVERY: Duration = Duration::from_millis(100);
@@ -60,6 +63,9 @@ enum LabCommand {
         /// Return once the nodes are powered on
         #[arg(long)]
         no_wait: bool,
+        /// What may pass
+        #[command(flatten)]
+        lenient: LenientArgs,
     },
     /// Tell where every node stands
     ///
@@ -75,7 +81,14 @@ enum LabCommand {
     /// Power nodes on
     ///
     /// Example: kiln lab start lab --all
-    Start(Targets),
+    Start {
+        /// The nodes
+        #[command(flatten)]
+        targets: Targets,
+        /// Run an image that nobody signed, or a key that is not trusted
+        #[arg(long)]
+        allow_unsigned: bool,
+    },
     /// Pull a node's plug and give it a blank data disk; it stays off
     ///
     /// Example: kiln lab wipe lab etcd2
@@ -101,6 +114,9 @@ enum LabCommand {
         /// Give it a blank data disk: everything on its present one is lost
         #[arg(long)]
         wipe_data: bool,
+        /// What may pass
+        #[command(flatten)]
+        lenient: LenientArgs,
     },
     /// Keep a copy of a node's data disk as it is now, in place of an earlier one
     ///
@@ -216,6 +232,23 @@ struct Targets {
     all: bool,
 }
 
+/// Images that are refused unless told.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct LenientArgs {
+    /// Run an image that nobody signed, or a key that is not trusted
+    #[arg(long)]
+    allow_unsigned: bool,
+    /// Run an image older than the one the lab ran last
+    #[arg(long)]
+    allow_older: bool,
+}
+
+impl From<LenientArgs> for Lenience {
+    fn from(args: LenientArgs) -> Self {
+        Self { unsigned: args.allow_unsigned, older: args.allow_older }
+    }
+}
+
 impl LabArgs {
     /// Runs the command.
     ///
@@ -226,17 +259,29 @@ impl LabArgs {
             return Err(Refusal::new("a lab has namespaces of its own, which takes root", "sudo kiln lab ...").into());
         }
         match self.command {
-            LabCommand::Up { source, driver, nodes, timeout, no_wait } => {
-                up::run(places, &source, driver, &nodes, timeout.map(Duration::from_secs), no_wait)
+            LabCommand::Up { source, driver, nodes, timeout, no_wait, lenient } => {
+                let wish = up::Wish {
+                    driver,
+                    names: nodes,
+                    timeout: timeout.map(Duration::from_secs),
+                    no_wait,
+                    lenience: lenient.into(),
+                };
+                up::run(places, &source, &wish)
             }
             LabCommand::Status { profile } => {
                 let status = lab(places, &profile)?.live()?.status()?;
                 places.print(&status, &status.table())
             }
             LabCommand::Kill(targets) => power(places, &targets, |live, machines| live.kill(machines)),
-            LabCommand::Start(targets) => power(places, &targets, |live, machines| live.start(machines)),
+            LabCommand::Start { targets, allow_unsigned } => {
+                let lenience = Lenience { unsigned: allow_unsigned, older: true };
+                power(places, &targets, |live, machines| start(live, machines, lenience))
+            }
             LabCommand::Wipe { profile, node } => disks::change(places, &profile, &node, |live, m| live.wipe(m)),
-            LabCommand::Reimage { source, node, wipe_data } => disks::reimage(places, &source, &node, wipe_data),
+            LabCommand::Reimage { source, node, wipe_data, lenient } => {
+                disks::reimage(places, &source, &node, wipe_data, lenient.into())
+            }
             LabCommand::Checkpoint { profile, node } => {
                 disks::change(places, &profile, &node, |live, machine| live.checkpoint(machine))
             }
@@ -276,6 +321,7 @@ fn lab(places: &Places, profile: &str) -> anyhow::Result<Lab> {
         dir: absolute(places.lab(&profile)?)?,
         home: absolute(places.home()?)?,
         store: absolute(places.store()?)?,
+        signing: absolute(places.signing()?)?,
         pki: absolute(places.pki(&profile)?)?,
         profile,
     })
@@ -284,12 +330,21 @@ fn lab(places: &Places, profile: &str) -> anyhow::Result<Lab> {
 fn power(
     places: &Places,
     targets: &Targets,
-    act: fn(&Live<'_>, &[Machine<'_>]) -> anyhow::Result<()>,
+    act: impl Fn(&Live<'_>, &[Machine<'_>]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let lab = lab(places, &targets.profile)?;
     let live = lab.live()?;
     let _lock = Lock::take(&lab.dir)?;
     act(&live, &lab.machines(&targets.nodes)?)
+}
+
+/// Powers machines on whose images may be run. Their disks were read when they were given them, and are not read again.
+fn start(live: &Live<'_>, machines: &[Machine<'_>], lenience: Lenience) -> anyhow::Result<()> {
+    let images: BTreeSet<&str> = machines.iter().map(|m| live.record.image_of(&m.node.name).key.as_str()).collect();
+    for key in images {
+        live.lab().admit(&key.parse().context("reading the key of the lab's image")?, Depth::Small, lenience)?;
+    }
+    live.start(machines)
 }
 
 fn exec(places: &Places, profile: &str, node: &str, command: &[String]) -> anyhow::Result<()> {

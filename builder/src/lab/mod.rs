@@ -6,6 +6,7 @@
 //! Pure: [`dns`], [`dhcp`], [`domain_xml`], [`status`], [`container`]'s command line. Edges: all others.
 #![expect(clippy::disallowed_methods, reason = "an edge: copies seeds into the lab")]
 
+pub mod admission;
 pub mod container;
 pub mod data_disk;
 pub mod dhcp;
@@ -51,6 +52,8 @@ pub struct Lab {
     pub home: Utf8PathBuf,
     /// The store; stays visible inside.
     pub store: Utf8PathBuf,
+    /// Directory of the keys that images are signed with.
+    pub signing: Utf8PathBuf,
     /// Directory of the cluster's keys and seeds.
     pub pki: Utf8PathBuf,
     /// The cluster.
@@ -176,6 +179,11 @@ impl Lab {
 }
 
 impl Live<'_> {
+    /// The lab it is.
+    pub fn lab(&self) -> &Lab {
+        self.lab
+    }
+
     /// Powers machines on, those that are off.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::{lab, up};
 use crate::cli::Places;
 use crate::cmd::build::SourceArgs;
+use crate::lab::admission::Lenience;
 use crate::lab::machine::Machine;
 use crate::lab::record::Lock;
 use crate::lab::{Lab, Live};
@@ -41,15 +42,22 @@ fn root_of(lab: &Lab, machine: Machine<'_>) -> String {
     format!("{}.{}", lab.profile.name, machine.node.name)
 }
 
-pub(super) fn reimage(places: &Places, source: &SourceArgs, node: &str, wipe_data: bool) -> anyhow::Result<()> {
+pub(super) fn reimage(
+    places: &Places,
+    source: &SourceArgs,
+    node: &str,
+    wipe_data: bool,
+    lenience: Lenience,
+) -> anyhow::Result<()> {
     let lab = lab(places, &source.profile)?;
     // Before anything is built: a lab that is not up, or a name that is misspelt, costs no time.
     let machine = lab.machine(node)?;
     let _lock = Lock::take(&lab.dir)?;
     let mut live = lab.live()?;
-    let image = up::built(places, source, &root_of(&lab, machine))?;
+    let (image, ran) = up::built(places, source, &lab, &root_of(&lab, machine), lenience)?;
     let key = image.key.clone();
     live.reimage(machine, image, wipe_data)?;
+    lab.remember(&ran)?;
     let data = if wipe_data { "wiped" } else { "kept" };
     let text = format!(
         "`{}` boots image {key} with its data {data}\nwatch it: kiln lab status {}",

@@ -12,11 +12,13 @@ use crate::cli::Places;
 use crate::cmd::build::SourceArgs;
 use crate::cmd::lock;
 use crate::lab::Lab;
+use crate::lab::admission::{Lenience, Ran};
 use crate::lab::record::{Driver, LabImage, Lock, Record};
 use crate::lab::status::LabStatus;
 use crate::lab::up::Seconds;
 use crate::pki::mint::{self, Order, Outcome};
 use crate::store::{RootKind, Store};
+use crate::trust::Depth;
 use crate::{build, clock};
 
 /// What `up` tells.
@@ -30,26 +32,31 @@ struct UpReport {
     status: LabStatus,
 }
 
-pub(super) fn run(
-    places: &Places,
-    source: &SourceArgs,
-    driver: Option<Driver>,
-    names: &[String],
-    timeout: Option<Duration>,
-    no_wait: bool,
-) -> anyhow::Result<()> {
+/// How a lab is to come up.
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub(super) driver: Option<Driver>,
+    pub(super) names: Vec<String>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) no_wait: bool,
+    pub(super) lenience: Lenience,
+}
+
+pub(super) fn run(places: &Places, source: &SourceArgs, wish: &Wish) -> anyhow::Result<()> {
+    let Wish { driver, names, timeout, no_wait, lenience } = wish;
     let began = Instant::now();
     let lab = lab(places, &source.profile)?;
     let machines = lab.machines(names)?;
-    let image = prepare(places, source, &lab)?;
+    let (image, ran) = prepare(places, source, &lab, *lenience)?;
     let mut seconds = Seconds { built: began.elapsed().as_secs_f64(), ..Seconds::default() };
     let key = image.key.clone();
     let lock = Lock::take(&lab.dir)?;
-    let live = lab.bring_up(&lock, image, driver, &machines)?;
+    let live = lab.bring_up(&lock, image, *driver, &machines)?;
+    lab.remember(&ran)?;
     drop(lock);
     seconds.started = began.elapsed().as_secs_f64();
     log::info!("{:6.1} s  {} nodes are powered on", seconds.started, machines.len());
-    let status = if no_wait || !names.is_empty() {
+    let status = if *no_wait || !names.is_empty() {
         live.status()?
     } else {
         let limit = timeout.unwrap_or(match live.driver() {
@@ -74,7 +81,7 @@ fn how_to_go_on(profile: &str, lab: &Lab) -> String {
 }
 
 /// Makes what an image needs and is not there: keys, lock, image.
-fn prepare(places: &Places, source: &SourceArgs, lab: &Lab) -> anyhow::Result<LabImage> {
+fn prepare(places: &Places, source: &SourceArgs, lab: &Lab, lenience: Lenience) -> anyhow::Result<(LabImage, Ran)> {
     let profile = &lab.profile;
     let now = clock::now();
     let mint = |generation| {
@@ -93,20 +100,34 @@ fn prepare(places: &Places, source: &SourceArgs, lab: &Lab) -> anyhow::Result<La
     if !profile.lock_file().exists() {
         lock::write(places, profile, None)?;
     }
-    built(places, source, &profile.name)
+    built(places, source, lab, &profile.name, lenience)
 }
 
-/// The profile's image, built if it is not in the store, and kept there under the name of a root.
-pub(super) fn built(places: &Places, source: &SourceArgs, root: &str) -> anyhow::Result<LabImage> {
+/// The profile's image, built if it is not in the store, let in, and kept there under the name of a root.
+pub(super) fn built(
+    places: &Places,
+    source: &SourceArgs,
+    lab: &Lab,
+    root: &str,
+    lenience: Lenience,
+) -> anyhow::Result<(LabImage, Ran)> {
     let store = Store::at(places.store()?);
     let (_, plan) = source.read(places)?.plan(&store)?;
     store.hold()?;
     let built = build::build(&store, &plan, false)?;
+    // An image that was made this moment, or that the lab runs already, is not read again: what is there to do then takes no time.
+    let made = built.layers.iter().any(|layer| layer.name == "image" && layer.built);
+    let key = built.key.to_string();
+    let runs = Record::read(&lab.dir)?.is_some_and(|r| r.image.key == key || r.reimaged.values().any(|i| i.key == key));
+    let ran = lab.admit(&built.key, if made || runs { Depth::Small } else { Depth::Whole }, lenience)?;
+    if !runs {
+        lab.refuse_older(&ran, lenience)?;
+    }
     // For as long as the lab is up its machines read from the image.
     store.keep(RootKind::Lab, root, &built.key, clock::now())?;
     let path = |path: std::path::PathBuf| {
         let path = Utf8PathBuf::try_from(path).context("reading the path of the image")?;
         camino::absolute_utf8(&path).with_context(|| format!("resolving `{path}`"))
     };
-    Ok(LabImage { key: built.key.to_string(), raw: path(built.raw)?, qcow2: path(built.image)? })
+    Ok((LabImage { key, raw: path(built.raw)?, qcow2: path(built.image)? }, ran))
 }
