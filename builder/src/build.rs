@@ -125,6 +125,10 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Res
     let base = ensure_base(store, plan, layers)?;
     let base_tar = base.dir.join(base::TAR);
     let looked = layer::ensure(store, "hygiene", &keys.hygiene, layers, |dir, _| hygiene::make(&base_tar, dir))?;
+    // All that will be in the image is at hand: what must not be made is refused before the slow layers.
+    let entries = plan.entries(&etcd.dir)?;
+    let allow = plan.recipe.hygiene.as_ref().map_or(&[][..], |hygiene| &hygiene.allow);
+    hygiene::gate(&looked.dir.join(hygiene::FINDINGS), &entries, allow)?;
     let boot_packages = layer::ensure(store, "boot-packages", &keys.boot_packages, layers, |dir, log| {
         packages::make(store, &plan.inputs(&plan.lock.boot), dir, log)
     })?;
@@ -147,9 +151,6 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Res
         disk::build_boot(&spec).map(|()| Vec::new())
     })?;
     let make = |dir: &Path, log: &Path| {
-        let entries = plan.entries(&etcd.dir)?;
-        let allow = plan.recipe.hygiene.as_ref().map_or(&[][..], |hygiene| &hygiene.allow);
-        hygiene::gate(&looked.dir.join(hygiene::FINDINGS), &entries, allow)?;
         let spec = DiskSpec {
             key: keys.image,
             boot_key: keys.boot,

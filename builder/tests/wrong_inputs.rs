@@ -281,3 +281,35 @@ fn a_full_disk_says_so_and_the_next_run_goes_on() {
     let counts: Vec<String> = String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect();
     assert_eq!(counts, ["1", "5"], "{said}");
 }
+
+#[test]
+fn what_must_not_be_in_an_image_stops_its_build_before_the_slow_layers() {
+    let project = project();
+    let file = project.at("images/tiny.toml");
+    let plain = std::fs::read_to_string(&file).unwrap();
+    let with_tree = plain.replacen("packages", "tree = \"tree\"\npackages", 1);
+    std::fs::create_dir_all(project.at("images/tree/var/log")).unwrap();
+    std::fs::create_dir_all(project.at("images/tree/etc")).unwrap();
+    std::fs::write(project.at("images/tree/var/log/left-over"), "x").unwrap();
+    std::fs::write(project.at("images/tree/etc/shadow"), "root:$6$salt$hash:1::::::\n").unwrap();
+    std::fs::write(&file, &with_tree).unwrap();
+    let output = project.build();
+    assert_eq!(output.status.code(), Some(78), "{}", text(&output));
+    for said in
+        ["/etc/shadow: `root` has a password [password]", "/var/log/left-over: a log [log]", "hint: leave it out"]
+    {
+        assert!(text(&output).contains(said), "{}", text(&output));
+    }
+    // tools, etcd, base, hygiene.
+    assert_eq!(entries(&project), 4);
+
+    let allow = |path: &str, rule: &str| format!("{{ path = \"{path}\", rule = \"{rule}\", reason = \"a test\" }}");
+    let both = [allow("/var/log/left-over", "log"), allow("/etc/shadow", "password")].join(", ");
+    std::fs::write(&file, format!("{with_tree}[hygiene]\nallow = [{both}]\n")).unwrap();
+    assert_builds_as_far_as_it_can(&project);
+    // Without the tree nothing needs them any more.
+    std::fs::write(&file, format!("{plain}[hygiene]\nallow = [{both}]\n")).unwrap();
+    let output = project.build();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output).contains("/etc/shadow: allowed, and breaks no rule [password]"), "{}", text(&output));
+}
