@@ -114,8 +114,9 @@ fn etcd(recipe: &Recipe) -> String {
 
 fn hygiene(recipe: &Recipe) -> String {
     let Some(hygiene) = &recipe.hygiene else { return "none".into() };
-    let allowed: Vec<String> = hygiene.allow.iter().map(|a| format!("{} [{}]", a.path, a.rule.word())).collect();
-    format!("rules {}, allowed: {}", hygiene.rules, if allowed.is_empty() { "none".into() } else { allowed.join(", ") })
+    let allowed: Vec<String> =
+        hygiene.allow.iter().map(|a| format!("{} [{}]: {}", a.path, a.rule.word(), a.reason)).collect();
+    format!("rules {}, allowed: {}", hygiene.rules, if allowed.is_empty() { "none".into() } else { allowed.join("; ") })
 }
 
 fn crates(recipe: &Recipe) -> String {
@@ -180,7 +181,8 @@ mod tests {
     use kiln_firstboot::digest::Sha256Digest;
 
     use super::*;
-    use crate::recipe::{RecipeDisk, RecipeEtcd, RecipePackage};
+    use crate::hygiene::{Allowance, Rule};
+    use crate::recipe::{RecipeDisk, RecipeEtcd, RecipeHygiene, RecipePackage};
 
     fn recipe() -> Recipe {
         let package =
@@ -246,10 +248,24 @@ mod tests {
         assert_eq!(layers, ["tools", "boot", "image"]);
     }
 
+    fn allowance(reason: &str) -> Allowance {
+        Allowance { path: "var/log/a".into(), rule: Rule::Log, reason: reason.into() }
+    }
+
+    #[test]
+    fn another_reason_is_told_too() {
+        let with =
+            |reason| Recipe { hygiene: Some(RecipeHygiene { rules: 1, allow: vec![allowance(reason)] }), ..recipe() };
+        let diff = diff(&with("a"), &with("b"));
+        let line =
+            "value  differs  hygiene: rules 1, allowed: var/log/a [log]: a -> rules 1, allowed: var/log/a [log]: b";
+        assert!(diff.report().lines().any(|l| l == line), "{}", diff.report());
+    }
+
     /// Every field of a recipe that changes a key is told: a difference in the key without a reason would be no explanation.
     #[test]
     fn no_key_differs_without_a_line() {
-        let bends: [&dyn Fn(&mut Recipe); 14] = [
+        let bends: [&dyn Fn(&mut Recipe); 17] = [
             &|r| r.profile.push('x'),
             &|r| r.definition.push('x'),
             &|r| r.source_date_epoch += 1,
@@ -264,6 +280,9 @@ mod tests {
             &|r| r.etcd.source.push('x'),
             &|r| r.firstboot = Sha256Digest::of(b"x"),
             &|r| r.image_files.clear(),
+            &|r| r.crates = Some(Sha256Digest::of(b"x")),
+            &|r| r.hygiene = Some(RecipeHygiene { rules: 1, allow: Vec::new() }),
+            &|r| r.hygiene = Some(RecipeHygiene { rules: 1, allow: vec![allowance("x")] }),
         ];
         for (i, bend) in bends.iter().enumerate() {
             let (layers, lines) = told(bend);
