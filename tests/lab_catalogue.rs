@@ -240,7 +240,10 @@ fn g01_the_root_of_every_node_is_swapped_under_a_running_cluster() {
         let report = lab.json(&["reimage", name, "--firstboot", other.to_str().expect("a UTF-8 path")]);
         new = report["image_key"].as_str().expect("reimage tells the image").to_owned();
         assert_ne!(new, old);
-        lab.wait_serving(CONTAINER_PATIENCE);
+        let status = lab.wait_serving(CONTAINER_PATIENCE);
+        for i in 1..=3 {
+            assert_eq!(status["nodes"][i - 1]["drift"], node(&status, i, "image_key") != new, "{status}");
+        }
         let now = writer.acknowledged();
         until("clients to go on", CONTAINER_PATIENCE, || (writer.acknowledged() > now).then_some(()), || lab.story());
     }

@@ -69,6 +69,8 @@ enum LabCommand {
     },
     /// Tell where every node stands
     ///
+    /// A node whose image is not the one that the profile's last build made is marked as drifted.
+    ///
     /// Example: kiln lab status lab --json
     Status {
         /// The cluster's profile

@@ -33,6 +33,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use crate::exit::Refusal;
 use crate::pki::Pki;
 use crate::profile::{Node, Profile};
+use crate::store::{RootKind, Store};
 use container::Container;
 use data_disk::DataDisk;
 use dnsmasq::Dnsmasq;
@@ -247,7 +248,8 @@ impl Live<'_> {
             }
         }
         let answers: Vec<_> = answers.into_iter().map(|a| a.map_err(|e| format!("{e:#}"))).collect();
-        Ok(status::summarize(nodes, &powered, &answers))
+        let built = Store::at(&self.lab.store).keeps(RootKind::Build, &self.lab.profile.name)?;
+        Ok(status::summarize(nodes, &powered, &answers, built))
     }
 
     /// Makes the DNS server serve what the record says, or not run if the record says so.

@@ -1,6 +1,7 @@
 //! The state of a lab as data and as a table. Field names are a promise to scripts.
 #![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
+use kiln_firstboot::digest::Sha256Digest;
 use kiln_firstboot::message::{Holds, NodeStatus};
 use kiln_firstboot::wait::utc;
 use serde::Serialize;
@@ -14,6 +15,8 @@ pub struct LabStatus {
     pub activated: bool,
     /// The formation all answering nodes with data belong to; nothing before one exists, or when they disagree.
     pub lineage: Option<String>,
+    /// The key of the image that the profile's last build made; nothing when the store keeps none.
+    pub built_image: Option<String>,
     /// The nodes, in the order of the profile.
     pub nodes: Vec<NodeRow>,
 }
@@ -35,6 +38,8 @@ pub struct NodeRow {
     pub healthy: bool,
     /// The key of the image it runs.
     pub image_key: Option<String>,
+    /// It runs another image than the profile's last build made. Never of a node that does not answer: what it runs is not known.
+    pub drift: bool,
     /// The row of the decision table that holds on it; see ARCHITECTURE.md ("The decision").
     pub row: Option<u8>,
     /// What it waits for or why it halted, and what can be done; empty when it serves.
@@ -43,15 +48,23 @@ pub struct NodeRow {
     pub waiting_since: i64,
 }
 
-/// Brings power states and answers together. `nodes`, `powered` and `answers` go by the profile's order.
-pub fn summarize(nodes: &[Node], powered: &[bool], answers: &[Result<NodeStatus, String>]) -> LabStatus {
-    let rows = nodes.iter().zip(powered).zip(answers).map(|((node, on), answer)| row(node, *on, answer.as_ref().ok()));
+/// Brings power states and answers together. `nodes`, `powered` and `answers` go by the profile's order; `built` is the image that the
+/// profile's last build made.
+pub fn summarize(
+    nodes: &[Node],
+    powered: &[bool],
+    answers: &[Result<NodeStatus, String>],
+    built: Option<Sha256Digest>,
+) -> LabStatus {
+    let row = |((node, on), answer): ((_, &bool), &Result<_, _>)| row(node, *on, answer.as_ref().ok(), built);
+    let rows = nodes.iter().zip(powered).zip(answers).map(row);
     let mut lineages: Vec<String> = answers.iter().flatten().filter_map(lineage).collect();
     lineages.sort();
     lineages.dedup();
     LabStatus {
         activated: answers.iter().all(|a| a.as_ref().is_ok_and(|s| s.activated)),
         lineage: if lineages.len() == 1 { lineages.pop() } else { None },
+        built_image: built.map(|key| key.to_string()),
         nodes: rows.collect(),
     }
 }
@@ -64,7 +77,7 @@ fn lineage(status: &NodeStatus) -> Option<String> {
     }
 }
 
-fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>) -> NodeRow {
+fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>, built: Option<Sha256Digest>) -> NodeRow {
     let silent = |phase: &str, waiting_for: &str| NodeRow {
         name: node.name.clone(),
         fqdn: node.fqdn.to_string(),
@@ -73,6 +86,7 @@ fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>) -> NodeRow {
         learner: false,
         healthy: false,
         image_key: None,
+        drift: false,
         row: None,
         waiting_for: waiting_for.into(),
         waiting_since: 0,
@@ -90,6 +104,7 @@ fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>) -> NodeRow {
         learner: running.is_some_and(|r| r.learner),
         healthy: running.is_some_and(|r| r.linearizable && !r.learner && r.alarms.is_empty()),
         image_key: Some(status.image_key.to_string()),
+        drift: built.is_some_and(|built| built != status.image_key),
         row: Some(status.row),
         waiting_for: status.waiting_for.clone(),
         waiting_since: status.waiting_since,
@@ -97,12 +112,17 @@ fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>) -> NodeRow {
     }
 }
 
+/// As much of a key as tells it from others, and as `kiln store ls` shows.
+fn short(key: &str) -> &str {
+    key.get(..12).unwrap_or(key)
+}
+
 impl LabStatus {
     /// For people: a headline, a table, and under it what each node that does not serve waits for and what can be done.
     pub fn table(&self) -> String {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(["node", "phase", "member", "role", "healthy", "row", "waits since"]);
+        table.set_header(["node", "phase", "member", "role", "healthy", "image", "row", "waits since"]);
         for node in &self.nodes {
             let role = match (&node.member_id, node.learner) {
                 (None, _) => "",
@@ -113,11 +133,20 @@ impl LabStatus {
             let member = node.member_id.as_deref().unwrap_or("");
             let since = if node.waiting_since == 0 { String::new() } else { utc(node.waiting_since) };
             let row = node.row.map(|row| row.to_string()).unwrap_or_default();
-            table.add_row([&node.fqdn, &node.phase, member, role, healthy, &row, &since]);
+            let image = node.image_key.as_deref().map(short).unwrap_or_default();
+            let image = if node.drift { format!("{image} (drift)") } else { image.to_owned() };
+            table.add_row([&node.fqdn, &node.phase, member, role, healthy, &image, &row, &since]);
         }
         let lineage = self.lineage.as_deref().unwrap_or("none");
         let activated = if self.activated { "activated" } else { "not activated" };
         let mut text = format!("{activated}, lineage {lineage}\n{table}\n");
+        let drifted: Vec<&str> = self.nodes.iter().filter(|n| n.drift).map(|n| n.name.as_str()).collect();
+        if let (Some(built), false) = (&self.built_image, drifted.is_empty()) {
+            let (names, built) = (drifted.join(", "), short(built));
+            text.push_str(&format!(
+                "\nThe last build made image {built}; to have it on {names}: `kiln lab reimage PROFILE NODE`\n"
+            ));
+        }
         let waiting: Vec<&NodeRow> = self.nodes.iter().filter(|node| !node.waiting_for.is_empty()).collect();
         for node in &waiting {
             let verb = if node.phase == "halted" || node.phase == "evicted" { "has halted" } else { "waits" };
@@ -133,7 +162,7 @@ impl LabStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiln_firstboot::digest::{Id128, Sha256Digest};
+    use kiln_firstboot::digest::Id128;
     use kiln_firstboot::message::Running;
     use kiln_firstboot::state::RaftId;
 
@@ -178,8 +207,9 @@ mod tests {
     fn a_node_that_is_off_is_not_one_that_boots() {
         let nodes = super::super::dns::tests::profile().nodes;
         let silent = || Err("no route".to_owned());
-        let status = summarize(&nodes, &[true, false], &[silent(), silent()]);
+        let status = summarize(&nodes, &[true, false], &[silent(), silent()], Some(Sha256Digest([9; 32])));
         assert_eq!((status.nodes[0].phase.as_str(), status.nodes[1].phase.as_str()), ("booting", "off"));
+        assert!(status.nodes.iter().all(|n| !n.drift && n.image_key.is_none()));
         assert!(!status.activated && status.lineage.is_none());
     }
 
@@ -188,7 +218,7 @@ mod tests {
         let nodes = super::super::dns::tests::profile().nodes;
         let all = |a: bool, b: bool| {
             let answers = [Ok(answer(&nodes[0], running(7), a)), Ok(answer(&nodes[1], running(7), b))];
-            summarize(&nodes, &[true, true], &answers)
+            summarize(&nodes, &[true, true], &answers, None)
         };
         assert!(!all(true, false).activated);
         let status = all(true, true);
@@ -201,7 +231,7 @@ mod tests {
     fn two_lineages_are_none() {
         let nodes = super::super::dns::tests::profile().nodes;
         let answers = [Ok(answer(&nodes[0], running(7), true)), Ok(answer(&nodes[1], running(8), true))];
-        assert_eq!(summarize(&nodes, &[true, true], &answers).lineage, None);
+        assert_eq!(summarize(&nodes, &[true, true], &answers, None).lineage, None);
     }
 
     #[test]
@@ -210,25 +240,44 @@ mod tests {
         let mut waits = answer(&nodes[0], Holds::Blank, false);
         (waits.phase, waits.row, waits.waiting_since) = ("blank".into(), 13, 1_700_001_000);
         waits.waiting_for = "etcd3 does not answer; start etcd3".into();
-        let text = summarize(&nodes, &[true, true], &[Ok(waits), Ok(answer(&nodes[1], running(7), true))]).table();
+        let text =
+            summarize(&nodes, &[true, true], &[Ok(waits), Ok(answer(&nodes[1], running(7), true))], None).table();
         assert!(text.contains(&format!("\n{} waits: etcd3 does not answer; start etcd3\n", nodes[0].name)), "{text}");
         assert!(text.contains("13") && text.contains("2023-11-14 22:30:00 UTC"), "{text}");
         assert!(text.ends_with("-- firstboot explain`\n"), "{text}");
         assert!(!text.contains(&format!("\n{} waits", nodes[1].name)), "{text}");
-        let all = summarize(&nodes[..1], &[true], &[Ok(answer(&nodes[0], running(7), true))]).table();
+        let all = summarize(&nodes[..1], &[true], &[Ok(answer(&nodes[0], running(7), true))], None).table();
         assert!(!all.contains("Step by step"), "{all}");
+    }
+
+    #[test]
+    fn a_node_with_another_image_than_the_last_build_made_has_drifted() {
+        let nodes = super::super::dns::tests::profile().nodes;
+        let (old, new) = (Sha256Digest([3; 32]), Sha256Digest([4; 32]));
+        let mut reimaged = answer(&nodes[1], running(7), true);
+        reimaged.image_key = new;
+        let answers = [Ok(answer(&nodes[0], running(7), true)), Ok(reimaged)];
+        let of = |built| summarize(&nodes, &[true, true], &answers, built);
+        let drift = |built| of(built).nodes.iter().map(|n| n.drift).collect::<Vec<_>>();
+        assert_eq!(drift(Some(new)), [true, false]);
+        assert_eq!(drift(Some(old)), [false, true]);
+        assert_eq!(drift(None), [false, false], "without a build there is nothing to differ from");
+        let text = of(Some(new)).table();
+        assert!(text.contains("030303030303 (drift)") && text.contains("image 040404040404; to have it on"), "{text}");
+        assert!(!of(None).table().contains("drift"));
     }
 
     #[test]
     fn json_has_the_promised_fields() {
         let nodes = super::super::dns::tests::profile().nodes;
-        let status = summarize(&nodes[..1], &[true], &[Ok(answer(&nodes[0], running(7), true))]);
+        let status = summarize(&nodes[..1], &[true], &[Ok(answer(&nodes[0], running(7), true))], None);
         let value = serde_json::to_value(&status).unwrap();
         let keys = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(keys(&value), ["activated", "lineage", "nodes"]);
+        assert_eq!(keys(&value), ["activated", "built_image", "lineage", "nodes"]);
         assert_eq!(
             keys(&value["nodes"][0]),
             [
+                "drift",
                 "fqdn",
                 "healthy",
                 "image_key",

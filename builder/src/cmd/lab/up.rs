@@ -112,7 +112,7 @@ pub(super) fn built(
     lenience: Lenience,
 ) -> anyhow::Result<(LabImage, Ran)> {
     let store = Store::at(places.store()?);
-    let (_, plan) = source.read(places)?.plan(&store)?;
+    let (profile, plan) = source.read(places)?.plan(&store)?;
     store.hold()?;
     let built = build::build(&store, &plan, false)?;
     // An image that was made this moment, or that the lab runs already, is not read again: what is there to do then takes no time.
@@ -125,6 +125,8 @@ pub(super) fn built(
     }
     // For as long as the lab is up its machines read from the image.
     store.keep(RootKind::Lab, root, &built.key, clock::now())?;
+    // It is the profile's last build as much as one by `kiln build`: what the lab's nodes are to run.
+    store.keep(RootKind::Build, &profile.name, &built.key, clock::now())?;
     let path = |path: std::path::PathBuf| {
         let path = Utf8PathBuf::try_from(path).context("reading the path of the image")?;
         camino::absolute_utf8(&path).with_context(|| format!("resolving `{path}`"))
