@@ -4,12 +4,15 @@
 //! Signatures are verified against the definition's fingerprints, and every package found carries the sha256 that the signed list gives.
 #![expect(clippy::disallowed_methods, reason = "the place where apt's private tree is written and its lists are read")]
 
+mod upgrade;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+pub use self::upgrade::Held;
 use crate::image_definition::Archive;
 use crate::lock::LockedPackage;
 use crate::tool::{Tool, shell_quote};
@@ -40,7 +43,9 @@ impl Apt {
     ///
     /// # Errors
     /// When apt is missing, an archive cannot be reached, or a signature is not by one of the fingerprints.
-    pub fn update(sources: &[Source], dir: PathBuf) -> Result<Self> {
+    pub fn update(sources: &[Source], dir: &Path) -> Result<Self> {
+        // apt runs in the directory, and takes the host's configuration where it finds none at the name it is given.
+        let dir = std::path::absolute(dir)?;
         let at = |name: &str| dir.join(name);
         for name in ["state/lists/partial", "cache/archives/partial", "etc/preferences.d", "sources", "trusted"] {
             fs_err::create_dir_all(at(name))?;
@@ -263,6 +268,8 @@ fn configuration(dir: &Path) -> String {
         ("APT::Architectures", "amd64".into()),
         ("APT::Install-Recommends", "false".into()),
         ("APT::Install-Suggests", "false".into()),
+        // Who gets an update of Ubuntu's in its first days depends on the machine; a lock must not.
+        ("APT::Get::Always-Include-Phased-Updates", "true".into()),
         // apt would change to user `_apt`, who cannot enter a private directory; nothing is unpacked here.
         ("APT::Sandbox::User", String::new()),
         ("Acquire::Languages", "none".into()),

@@ -2,7 +2,7 @@
 //!
 //! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`, `image_definition`, `etcd_release`,
 //! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `recipe_diff`, `cluster_files`, `dns_records`, `hygiene`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
-//! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive` and `resolve` ask
+//! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive`, `resolve` and `package_move` ask
 //! package archives, `store` keeps, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
 //! what is not, `disk` makes disks, `disk_diff` and `verify` compare them, `trust` says whose they are, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
 //! the log. `exit` turns errors into exit codes.
@@ -36,6 +36,7 @@ pub mod lock;
 pub mod lock_diff;
 pub mod logger;
 pub mod mac;
+pub mod package_move;
 pub mod pki;
 pub mod plan;
 pub mod problem;

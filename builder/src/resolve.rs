@@ -218,7 +218,8 @@ fn etcd_packages(
     Ok(Etcd { locked, mirrors: apt.mirrors().clone() })
 }
 
-fn lists(store: &Store, sources: &[archive::Source]) -> Result<Apt> {
+/// A private apt, in the store's `tmp`, with the lists of `sources`.
+pub(crate) fn lists(store: &Store, sources: &[archive::Source]) -> Result<Apt> {
     for source in sources {
         let archive = &source.archive;
         log::info!(
@@ -228,7 +229,7 @@ fn lists(store: &Store, sources: &[archive::Source]) -> Result<Apt> {
             source.mirror
         );
     }
-    Apt::update(sources, store.temp_path("apt")?).context("reading package lists")
+    Apt::update(sources, &store.temp_path("apt")?).context("reading package lists")
 }
 
 /// A distribution's version without epoch, revision and repacking: `1:3.5.30+ds-2` is 3.5.30.

@@ -15,23 +15,50 @@ use crate::lock_diff::{LockDiff, diff};
 use crate::profile::Profile;
 use crate::resolve::{EVERYTHING, Part};
 use crate::store::{Store, explain_full};
-use crate::{image_file, lock, resolve};
+use crate::{image_file, lock, package_move, resolve};
 
 /// Pin every input of a profile's image
 ///
 /// Asks the package archives through apt (signatures verified, the host's apt untouched) and writes `NAME.lock` beside the profile: every
 /// .deb and etcd by name, version, place and sha256. Downloads package lists only; `kiln build` fetches. A lock that answers to its profile
-/// stays as it is until something is to move: `--update` alone moves everything, `--update etcd` or `--update base` only that part.
+/// stays as it is until something is to move: `--update` alone moves everything, `--update etcd` or `--update base` only that part, and
+/// `--update NAME` only that package, or the `kernel`, with what must move with it.
 ///
-/// Example: kiln lock lab --update base
+/// Example: kiln lock lab --update kernel
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct LockArgs {
     /// Path of a profile, or the bare name of one in profiles/
     profile: String,
-    /// Move to what the archives have now: everything, or the named parts only
-    #[arg(long, value_name = "PART", num_args = 0.., value_enum)]
-    update: Option<Vec<Part>>,
+    /// Move to what the archives have now: everything, or only what is named: `base`, `tools`, `etcd`, `kernel`, any package
+    #[arg(long, value_name = "NAME", num_args = 0..)]
+    update: Option<Vec<String>>,
+}
+
+/// What of a lock is to move.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// Whole parts.
+    pub parts: Vec<Part>,
+    /// Single packages.
+    pub packages: Vec<String>,
+}
+
+impl Moves {
+    /// What `--update` and its names ask for; no name asks for everything.
+    fn named(names: Vec<String>) -> Self {
+        if names.is_empty() {
+            return Self { parts: EVERYTHING.to_vec(), packages: Vec::new() };
+        }
+        let mut moves = Self::default();
+        for name in names {
+            match <Part as clap::ValueEnum>::from_str(&name, false) {
+                Ok(part) => moves.parts.push(part),
+                Err(_) => moves.packages.push(name),
+            }
+        }
+        moves
+    }
 }
 
 #[derive(Serialize)]
@@ -65,8 +92,8 @@ impl LockArgs {
     /// As [`write`]; the old lock then stays as it was.
     pub fn run(self, places: &Places) -> Result<()> {
         let profile = places.profile(&self.profile)?;
-        let parts = self.update.map(|parts| if parts.is_empty() { EVERYTHING.to_vec() } else { parts });
-        let written = write(places, &profile, parts.as_deref())?;
+        let moves = self.update.map(Moves::named);
+        let written = write(places, &profile, moves.as_ref())?;
         let packages = [&written.lock.base, &written.lock.boot, &written.lock.tools].map(|set| set.iter());
         let packages: Vec<_> = packages.into_iter().flatten().collect();
         let etcd = written.lock.etcd.iter().map(|e| format!("{} ({})", e.version, e.kind.word())).collect();
@@ -85,7 +112,7 @@ impl LockArgs {
             output.packages,
             output.bytes.div_ceil(1_000_000),
             output.etcd.join(", else "),
-            match (output.changed, &parts) {
+            match (output.changed, &moves) {
                 (true, _) => "",
                 (false, Some(_)) => "; nothing changed",
                 (false, None) => "; it answers to the profile (`--update` moves it)",
@@ -97,15 +124,16 @@ impl LockArgs {
     }
 }
 
-/// Writes the lock of a profile where it is missing, answers to other wishes, or `parts` of it are to move.
+/// Writes the lock of a profile where it is missing, answers to other wishes, or something of it is to move.
 ///
 /// # Errors
-/// As [`resolve::resolve`]; a [`Refusal`] when etcd would go where a running cluster cannot follow. The old lock then stays as it was.
-pub fn write(places: &Places, profile: &Profile, parts: Option<&[Part]>) -> Result<Written> {
+/// As [`resolve::resolve`] and [`package_move::move_packages`]; a [`Refusal`] when single packages are to move and there is no lock that says
+/// where the others stay, or when etcd would go where a running cluster cannot follow. The old lock then stays as it was.
+pub fn write(places: &Places, profile: &Profile, moves: Option<&Moves>) -> Result<Written> {
     let definition = image_file::read(&places.project, profile)?;
     let file = lock::path_of(profile);
     let before = read(&file, profile, &definition)?;
-    let kept = match (&before, parts) {
+    let kept = match (&before, moves) {
         (Some((lock, true)), None) => {
             return Ok(Written { lock: lock.clone(), file, changed: false, moved: LockDiff::default() });
         }
@@ -113,8 +141,23 @@ pub fn write(places: &Places, profile: &Profile, parts: Option<&[Part]>) -> Resu
         (Some((lock, true)), Some(_)) => Some(lock),
         (Some((_, false)) | None, _) => None,
     };
+    if let (None, Some(name)) = (kept, moves.and_then(|m| m.packages.first())) {
+        let what = format!(
+            "there is no lock of `{0}` as it is now, so nothing says where all but `{name}` stay",
+            profile.name
+        );
+        return Err(Refusal::new(what, format!("make the whole lock anew: kiln lock {}", profile.name)).into());
+    }
     let store = Store::at(places.store()?);
-    let lock = resolve::resolve(&store, profile, &definition, kept, parts.unwrap_or(&EVERYTHING))
+    let make = || -> Result<Lock> {
+        let parts = moves.map_or(&EVERYTHING[..], |m| &m.parts);
+        let lock = resolve::resolve(&store, profile, &definition, kept, parts)?;
+        match moves.filter(|m| !m.packages.is_empty()) {
+            Some(m) => package_move::move_packages(&store, &definition, &lock, &m.packages),
+            None => Ok(lock),
+        }
+    };
+    let lock = make()
         .with_context(|| format!("locking `{}`", profile.name))
         .map_err(|error| explain_full(error, store.root()))?;
     let moved = before.as_ref().map(|(before, _)| diff(before, &lock)).unwrap_or_default();
