@@ -46,9 +46,33 @@ const RELEASES: [(&str, &str); 35] = [
     ("3.7.2", "3a3679bc51a4ee9d30bccea1da7cd4fe62c6fc1d2ca1255068d2c53bf3026135"),
 ];
 
-/// Where upstream keeps a release.
-pub fn url(version: EtcdVersion) -> String {
-    format!("https://github.com/etcd-io/etcd/releases/download/v{version}/etcd-v{version}-linux-amd64.tar.gz")
+/// Where upstream tells of its releases, by GitHub's API, newest first. One page is enough for the newest of every line in support.
+const LIST: &str = "https://api.github.com/repos/etcd-io/etcd/releases?per_page=100";
+/// Where upstream keeps the files of its releases.
+const DOWNLOADS: &str = "https://github.com/etcd-io/etcd/releases/download";
+
+/// Where the list of releases is: at upstream's, or `releases.json` of a mirror.
+pub fn list_url(mirror: Option<&str>) -> String {
+    mirror.map_or_else(|| LIST.to_owned(), |mirror| format!("{}/releases.json", mirror.trim_end_matches('/')))
+}
+
+/// Name of a release's tarball.
+pub fn file(version: EtcdVersion) -> String {
+    format!("etcd-v{version}-linux-amd64.tar.gz")
+}
+
+/// Where a release's tarball is. A mirror has the files of each release in a directory `vVERSION`, as upstream has.
+pub fn url(version: EtcdVersion, mirror: Option<&str>) -> String {
+    format!("{}/v{version}/{}", downloads(mirror), file(version))
+}
+
+/// Where the sums of a release's files are.
+pub fn sums_url(version: EtcdVersion, mirror: Option<&str>) -> String {
+    format!("{}/v{version}/SHA256SUMS", downloads(mirror))
+}
+
+fn downloads(mirror: Option<&str>) -> &str {
+    mirror.unwrap_or(DOWNLOADS).trim_end_matches('/')
 }
 
 /// The pin of a release, or nothing for one kiln does not know.
@@ -79,8 +103,12 @@ mod tests {
         let digest = "ffe840ff9295808e88cce2794a18a5ac87f12a5203c8314d0bf6aa119b41bac5";
         assert_eq!(pin(version).map(|d| d.to_string()).as_deref(), Some(digest));
         assert_eq!(
-            url(version),
+            url(version, None),
             "https://github.com/etcd-io/etcd/releases/download/v3.6.14/etcd-v3.6.14-linux-amd64.tar.gz"
         );
+        let mirror = Some("http://m.test/etcd/");
+        assert_eq!(url(version, mirror), "http://m.test/etcd/v3.6.14/etcd-v3.6.14-linux-amd64.tar.gz");
+        assert_eq!(sums_url(version, mirror), "http://m.test/etcd/v3.6.14/SHA256SUMS");
+        assert_eq!(list_url(mirror), "http://m.test/etcd/releases.json");
     }
 }

@@ -147,6 +147,48 @@ pub fn ensure_with(store: &Store, inputs: &[Input], tries: Tries) -> Result<Fetc
     Ok(fetched)
 }
 
+/// Longest text that [`text`] takes: GitHub's list of a hundred releases is under 2 MB.
+const LONGEST_TEXT: u64 = 16 << 20;
+
+/// A text that nobody pinned, such as a list of releases, tried as often as an input. What is done with it must bear that anybody wrote it.
+///
+/// # Errors
+/// [`FetchError`]; when it is longer than 16 MiB or not UTF-8.
+pub fn text(url: &str) -> Result<String> {
+    let client = Client::default();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let read = |body: reqwest::blocking::Response| -> Result<String> {
+            let mut text = String::new();
+            let limited = &mut body.take(LONGEST_TEXT + 1);
+            limited.read_to_string(&mut text).map_err(|source| match source.kind() {
+                io::ErrorKind::InvalidData => anyhow::anyhow!("what `{url}` gives is no text"),
+                _ => FetchError::Unreachable { origin: url.to_owned(), tries, source }.into(),
+            })?;
+            anyhow::ensure!(text.len() as u64 <= LONGEST_TEXT, "what `{url}` gives is longer than a list should be");
+            Ok(text)
+        };
+        let result = client.open(url).and_then(read);
+        match (result, PAUSES.get(tries - 1)) {
+            (Err(error), Some(pause)) if may_pass(&error) => {
+                log::debug!("fetching `{url}` failed, trying again: {error:#}");
+                std::thread::sleep(*pause);
+            }
+            (result, _) => return result.map_err(|error| count_tries(error, tries)),
+        }
+    }
+}
+
+/// Whether asking again may help.
+fn may_pass(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<FetchError>() {
+        Some(FetchError::Unreachable { .. }) => true,
+        Some(FetchError::Status { status, .. }) => *status >= 500 || *status == 429,
+        Some(FetchError::Mismatch { .. } | FetchError::Local { .. }) | None => false,
+    }
+}
+
 /// Returns how many bytes were fetched, nothing if the input was there and sound.
 fn ensure_one(store: &Store, client: &Client, input: &Input, allowed: Tries) -> Result<Option<u64>> {
     match store.check_blob(&input.sha256)? {
@@ -170,14 +212,7 @@ fn ensure_one(store: &Store, client: &Client, input: &Input, allowed: Tries) -> 
         tries += 1;
         let unreachable = |source| FetchError::Unreachable { origin: input.origin.clone(), tries, source };
         let result = client.open(&input.origin).and_then(|mut body| keep(store, input, &mut body, unreachable));
-        let again = match &result {
-            Err(error) => match error.downcast_ref::<FetchError>() {
-                Some(FetchError::Unreachable { .. }) => true,
-                Some(FetchError::Status { status, .. }) => *status >= 500 || *status == 429,
-                Some(FetchError::Mismatch { .. } | FetchError::Local { .. }) | None => false,
-            },
-            Ok(_) => false,
-        };
+        let again = result.as_ref().is_err_and(may_pass);
         match PAUSES.get(tries - 1).filter(|_| again && allowed == Tries::Several) {
             Some(pause) => {
                 log::debug!("fetching `{}` failed, trying again", input.origin);

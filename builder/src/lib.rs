@@ -44,6 +44,7 @@ pub mod profile;
 pub mod profile_file;
 pub mod recipe;
 pub mod recipe_diff;
+pub mod release_list;
 pub mod resolve;
 pub mod seed_archive;
 pub mod store;

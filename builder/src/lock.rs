@@ -161,7 +161,7 @@ pub fn wants(profile: &Profile, definition: &ImageDefinition) -> Sha256Digest {
         hasher.text("version", &source.version.to_string());
         hasher.text("kind", source.origin.kind());
         let (place, sha256) = match &source.origin {
-            EtcdOrigin::Release { sha256 } => (String::new(), *sha256),
+            EtcdOrigin::Release { mirror, sha256 } => (mirror.clone().unwrap_or_default(), *sha256),
             EtcdOrigin::Url { url, sha256 } => (url.clone(), Some(*sha256)),
             EtcdOrigin::File { path, sha256 } => (path.to_string(), Some(*sha256)),
             EtcdOrigin::Packages { distribution, suite } => {

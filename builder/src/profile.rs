@@ -11,14 +11,16 @@ mod sections;
 mod tests;
 
 pub(crate) use self::check::{LABEL_RULE, is_label};
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use kiln_firstboot::charter::CharterMember;
 use kiln_firstboot::cluster::EtcdSettings;
 use kiln_firstboot::digest::{Id128, Sha256Digest};
 use kiln_firstboot::name::Fqdn;
-use kiln_firstboot::version::EtcdVersion;
+use kiln_firstboot::version::{EtcdVersion, VersionError};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use crate::mac::MacAddress;
@@ -87,9 +89,71 @@ pub struct Etcd {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdSource {
     /// Its version.
-    pub version: EtcdVersion,
+    pub version: WantedVersion,
     /// The kind of place.
     pub origin: EtcdOrigin,
+}
+
+/// Which version of etcd is asked for; only a release may leave it to the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WantedVersion {
+    /// This one.
+    Exact(EtcdVersion),
+    /// `3.6`: the newest release of a minor line.
+    Line(u16, u16),
+    /// `latest`: the newest release that kiln can configure.
+    Latest,
+}
+
+impl WantedVersion {
+    /// The version, where it is no choice of the lock.
+    pub fn exact(self) -> Option<EtcdVersion> {
+        match self {
+            Self::Exact(version) => Some(version),
+            Self::Line(..) | Self::Latest => None,
+        }
+    }
+
+    /// Whether a version is one of those asked for.
+    pub fn covers(self, version: EtcdVersion) -> bool {
+        match self {
+            Self::Exact(exact) => version == exact,
+            Self::Line(major, minor) => (version.major, version.minor) == (major, minor),
+            Self::Latest => true,
+        }
+    }
+
+    /// No version that is asked for is older than this one.
+    pub fn least(self) -> EtcdVersion {
+        match self {
+            Self::Exact(version) => version,
+            Self::Line(major, minor) => EtcdVersion { major, minor, patch: 0 },
+            Self::Latest => EtcdVersion { major: 3, minor: 5, patch: 0 },
+        }
+    }
+}
+
+impl fmt::Display for WantedVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(version) => version.fmt(f),
+            Self::Line(major, minor) => write!(f, "{major}.{minor}"),
+            Self::Latest => f.write_str("latest"),
+        }
+    }
+}
+
+impl FromStr for WantedVersion {
+    type Err = VersionError;
+    fn from_str(text: &str) -> Result<Self, VersionError> {
+        // A line is whatever would be a version with a patch level.
+        let line = || format!("{text}.0").parse().map(|v: EtcdVersion| Self::Line(v.major, v.minor)).ok();
+        match (text, text.parse()) {
+            ("latest", _) => Ok(Self::Latest),
+            (_, Ok(version)) => Ok(Self::Exact(version)),
+            (_, Err(error)) => line().ok_or(error),
+        }
+    }
 }
 
 /// A kind of place an etcd may come from.
@@ -97,6 +161,8 @@ pub struct EtcdSource {
 pub enum EtcdOrigin {
     /// The upstream release tarball.
     Release {
+        /// Where releases are had instead of upstream: `MIRROR/vVERSION/` with the files of each, `MIRROR/releases.json` with the list.
+        mirror: Option<String>,
         /// Its sum, where it is not one kiln knows.
         sha256: Option<Sha256Digest>,
     },
@@ -223,9 +289,9 @@ impl Profile {
         members
     }
 
-    /// The oldest etcd among the sources: what the charter demands at least.
+    /// The oldest etcd that the sources allow: what the charter demands at least.
     pub fn min_etcd(&self) -> EtcdVersion {
-        self.etcd.sources.iter().map(|s| s.version).min().expect("a checked profile has a source")
+        self.etcd.sources.iter().map(|s| s.version.least()).min().expect("a checked profile has a source")
     }
 
     /// Nodes of one host.

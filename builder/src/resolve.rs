@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result, bail};
 use kiln_firstboot::version::EtcdVersion;
 
 use crate::archive::{self, Apt};
-use crate::etcd_release;
+use crate::exit::Refusal;
 use crate::image_definition::{Archive, ImageDefinition};
 use crate::lock::{self, EtcdKind, Lock, LockedEtcd, LockedPackage, LockedTarball};
-use crate::profile::{EtcdOrigin, EtcdSource, Profile};
+use crate::profile::{AcceptedHazard, EtcdOrigin, EtcdSource, Profile, WantedVersion};
 use crate::store::Store;
+use crate::{etcd_release, fetch, release_list};
 
 /// Debian's development suite: where a newer etcd is first. Looked at when a profile names a version and no suite.
 const DEBIAN_DEVELOPMENT: &str = "sid";
@@ -129,11 +130,13 @@ fn etcd(store: &Store, profile: &Profile, definition: &ImageDefinition) -> Resul
     let mut found = Vec::new();
     let mut failed = Vec::new();
     for source in &profile.etcd.sources {
-        match etcd_of(store, source, definition) {
+        match etcd_of(store, source, &profile.etcd.accept_hazards, definition) {
             Ok(etcd) => {
-                log::info!("etcd {} ({}): pinned", source.version, source.origin.kind());
+                log::info!("etcd {} ({}): pinned", etcd.locked.version, source.origin.kind());
                 found.push(etcd);
             }
+            // Somebody has to look at it, whatever other etcd there is.
+            Err(error) if error.downcast_ref::<Refusal>().is_some() => return Err(error),
             Err(error) => {
                 failed.push(error.context(format!("pinning etcd {} ({})", source.version, source.origin.kind())))
             }
@@ -151,14 +154,31 @@ fn etcd(store: &Store, profile: &Profile, definition: &ImageDefinition) -> Resul
     Ok(found)
 }
 
-fn etcd_of(store: &Store, source: &EtcdSource, definition: &ImageDefinition) -> Result<Etcd> {
-    let version = source.version;
+fn etcd_of(
+    store: &Store,
+    source: &EtcdSource,
+    accepted: &[AcceptedHazard],
+    definition: &ImageDefinition,
+) -> Result<Etcd> {
+    let version = match (source.version.exact(), &source.origin) {
+        (Some(version), _) => version,
+        (None, EtcdOrigin::Release { mirror, .. }) => newest_release(mirror.as_deref(), source.version, accepted)?,
+        (None, EtcdOrigin::Url { .. } | EtcdOrigin::File { .. } | EtcdOrigin::Packages { .. }) => {
+            bail!("only a release may leave its version to the lock")
+        }
+    };
     let tarball = |kind, origin: String, sha256| Etcd {
         locked: LockedEtcd { kind, version, tarball: Some(LockedTarball { origin, sha256 }), packages: Vec::new() },
         mirrors: BTreeMap::new(),
     };
     match &source.origin {
-        EtcdOrigin::Release { sha256 } => {
+        EtcdOrigin::Release { mirror, .. } if source.version.exact().is_none() => {
+            let mirror = mirror.as_deref();
+            let url = etcd_release::sums_url(version, mirror);
+            let sum = release_list::sum(&fetch::text(&url)?, version).with_context(|| format!("reading `{url}`"))?;
+            Ok(tarball(EtcdKind::Release, etcd_release::url(version, mirror), sum))
+        }
+        EtcdOrigin::Release { mirror, sha256 } => {
             let pin = sha256.or_else(|| etcd_release::pin(version)).with_context(|| {
                 let newest: Vec<&str> = etcd_release::known().take(3).collect();
                 format!(
@@ -166,7 +186,7 @@ fn etcd_of(store: &Store, source: &EtcdSource, definition: &ImageDefinition) -> 
                     newest.join(", ")
                 )
             })?;
-            Ok(tarball(EtcdKind::Release, etcd_release::url(version), pin))
+            Ok(tarball(EtcdKind::Release, etcd_release::url(version, mirror.as_deref()), pin))
         }
         EtcdOrigin::Url { url, sha256 } => Ok(tarball(EtcdKind::Url, url.clone(), *sha256)),
         EtcdOrigin::File { path, sha256 } => Ok(tarball(EtcdKind::File, path.to_string(), *sha256)),
@@ -174,6 +194,14 @@ fn etcd_of(store: &Store, source: &EtcdSource, definition: &ImageDefinition) -> 
             etcd_packages(store, version, distribution.as_deref(), suite.as_deref(), definition)
         }
     }
+}
+
+/// What `wanted` stands for today.
+fn newest_release(mirror: Option<&str>, wanted: WantedVersion, accepted: &[AcceptedHazard]) -> Result<EtcdVersion> {
+    let url = etcd_release::list_url(mirror);
+    log::info!("reading upstream's list of releases from {url}");
+    let versions = release_list::parse(&fetch::text(&url)?).with_context(|| format!("reading `{url}`"))?;
+    release_list::newest(&versions, wanted, accepted)
 }
 
 fn etcd_packages(

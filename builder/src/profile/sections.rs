@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use kiln_firstboot::cluster::{CompactionMode, EtcdSettings};
 use kiln_firstboot::version::EtcdVersion;
 
-use super::{AcceptedHazard, Etcd, EtcdOrigin, EtcdSource, Host, HostKind, Network};
+use super::{AcceptedHazard, Etcd, EtcdOrigin, EtcdSource, Host, HostKind, Network, WantedVersion};
 use crate::hazard::{self, HAZARDS, Weight};
 use crate::subnet::Subnet;
 use crate::toml_reader::{Item, Table};
@@ -53,7 +53,10 @@ pub(super) fn network(table: &Table<'_>) -> Option<Network> {
 }
 
 pub(super) fn etcd(table: Option<&Table<'_>>) -> Etcd {
-    let release = |version| EtcdSource { version, origin: EtcdOrigin::Release { sha256: None } };
+    let release = |version| EtcdSource {
+        version: WantedVersion::Exact(version),
+        origin: EtcdOrigin::Release { mirror: None, sha256: None },
+    };
     let Some(table) = table else {
         let (sources, accept_hazards) = (vec![release(DEFAULT_ETCD)], Vec::new());
         return Etcd { sources, settings: EtcdSettings::default(), accept_hazards };
@@ -63,12 +66,21 @@ pub(super) fn etcd(table: Option<&Table<'_>>) -> Etcd {
     let mut sources = Vec::new();
     for item in &items {
         let Some(source) = item.table().and_then(|t| source(t)) else { continue };
-        for hazard in hazard::of(source.version).filter(|h| h.weight == Weight::Refused) {
+        // What the lock chooses is looked at when it does; that a whole line is refused can be said now.
+        let version = match source.version {
+            WantedVersion::Exact(version) => version,
+            WantedVersion::Line(major, minor) => EtcdVersion { major, minor, patch: u16::MAX - 1 },
+            WantedVersion::Latest => {
+                sources.push(source);
+                continue;
+            }
+        };
+        for hazard in hazard::of(version).filter(|h| h.weight == Weight::Refused) {
             if accept_hazards.iter().any(|accepted| accepted.hazard == hazard.name) {
                 continue;
             }
             let instead = hazard
-                .mended_in(source.version)
+                .mended_in(version)
                 .map_or_else(|| "take a 3.6 or later".to_owned(), |sound| format!("take {sound} or later"));
             item.problem(
                 format!("etcd {}: {} ({})", source.version, hazard.harm, hazard.source),
@@ -121,12 +133,23 @@ fn source(table: Table<'_>) -> Option<EtcdSource> {
     let kind = table.need("kind", "write `kind = \"release\"`, `\"packages\"`, `\"url\"` or `\"file\"`");
     let kind = kind.and_then(|i| i.word(&["release", "packages", "url", "file"].map(|w| (w, w))));
     let version = table.need("version", "write the version, such as `version = \"3.6.14\"`").and_then(|item| {
-        let version: EtcdVersion = item.parse("write MAJOR.MINOR.PATCH")?;
-        if version.line().is_none() {
+        let version: WantedVersion =
+            item.parse("write MAJOR.MINOR.PATCH; of a release also MAJOR.MINOR or `latest`")?;
+        let least = version.least();
+        if least.line().is_none() {
             item.problem(
-                format!("kiln does not know the flags of etcd {}.{}", version.major, version.minor),
+                format!("kiln does not know the flags of etcd {}.{}", least.major, least.minor),
                 "use 3.5, 3.6 or 3.7",
             );
+        }
+        if version.exact().is_none() && kind.is_some_and(|kind| kind != "release") {
+            item.problem(
+                format!("`{version}` leaves the choice to the lock, and only upstream has a list to choose from"),
+                "write MAJOR.MINOR.PATCH, or take `kind = \"release\"`",
+            );
+        }
+        if version.exact().is_none() && table.get("sha256").is_some() {
+            item.problem(format!("a sum belongs to one version, and `{version}` is not one"), "leave `sha256` out");
         }
         Some(version)
     });
@@ -136,7 +159,10 @@ fn source(table: Table<'_>) -> Option<EtcdSource> {
         None => table.need("sha256", "write the sha256 of the tarball").and(None),
     };
     let origin = match kind? {
-        "release" => Some(EtcdOrigin::Release { sha256: given.flatten() }),
+        "release" => {
+            let mirror = table.get("mirror").and_then(|i| url(&i));
+            Some(EtcdOrigin::Release { mirror, sha256: given.flatten() })
+        }
         "url" => {
             let url = table.need("url", "write where the tarball is").and_then(|i| url(&i));
             url.zip(sum()).map(|(url, sha256)| EtcdOrigin::Url { url, sha256 })

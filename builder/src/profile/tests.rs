@@ -142,6 +142,33 @@ fn finds_every_problem_of_every_wrong_profile() {
                 (12, "etcd.accept_hazards[2].reason", "this field is missing"),
             ],
         ),
+        (&[("3.6.14", "3.4")], &[(11, "etcd.source[1].version", "kiln does not know the flags of etcd 3.4")]),
+        (
+            &[("'release', version = '3.6.14'", "'packages', version = 'latest'")],
+            &[(
+                11,
+                "etcd.source[1].version",
+                "`latest` leaves the choice to the lock, and only upstream has a list to choose from",
+            )],
+        ),
+        (
+            &[(
+                "'3.6.14' }]",
+                "'3.6', sha256 = 'ffe840ff9295808e88cce2794a18a5ac87f12a5203c8314d0bf6aa119b41bac5', mirror = 'm' }]",
+            )],
+            &[
+                (11, "etcd.source[1].mirror", "`m` is not a URL"),
+                (11, "etcd.source[1].version", "a sum belongs to one version, and `3.6` is not one"),
+            ],
+        ),
+        (
+            &[("3.6.14", "3.5")],
+            &[(
+                11,
+                "etcd.source[1]",
+                "etcd 3.5: the 3.5 line adds one learner at a time and nears the end of its support (etcd-io/website:content/en/docs/v3.6/op-guide/versioning.md)",
+            )],
+        ),
         (&[("3.6.14", "3.4.30")], &[(11, "etcd.source[1].version", "kiln does not know the flags of etcd 3.4")]),
         (
             &[("'release'", "'file'")],
@@ -236,5 +263,23 @@ proptest::proptest! {
             assert!(!problems.0.is_empty());
             assert!(problems.0.iter().all(|p| (1..=count).contains(&p.line)), "{problems}");
         }
+    }
+}
+
+#[test]
+fn a_release_may_leave_its_version_to_the_lock() {
+    for (text, wanted, least) in [
+        ("latest", WantedVersion::Latest, "3.5.0"),
+        ("3.6", WantedVersion::Line(3, 6), "3.6.0"),
+        ("3.7", WantedVersion::Line(3, 7), "3.7.0"),
+    ] {
+        let mirrored = format!("{text}', mirror = 'http://m.test/etcd");
+        let text = SOUND.replacen("3.6.14", &mirrored, 1);
+        let profile = Profile::parse(Utf8Path::new("p.toml"), &text).unwrap();
+        let source = &profile.etcd.sources[0];
+        assert_eq!((source.version, profile.min_etcd().to_string().as_str()), (wanted, least));
+        let origin = EtcdOrigin::Release { mirror: Some("http://m.test/etcd".into()), sha256: None };
+        assert_eq!(source.origin, origin);
+        assert_eq!(source.version.to_string().parse(), Ok(wanted));
     }
 }
