@@ -32,6 +32,8 @@ pub struct Input {
     pub what: String,
     /// Where it may be had: a URL, or the path of a file.
     pub origin: String,
+    /// Where else, in order, when the first place has it no more, cannot be reached, or has other bytes under its name.
+    pub alternates: Vec<String>,
     /// Its pin.
     pub sha256: Sha256Digest,
     /// Its length, where the pin says it.
@@ -200,31 +202,58 @@ fn ensure_one(store: &Store, client: &Client, input: &Input, allowed: Tries) -> 
             input.sha256
         ),
     }
-    let local =
-        input.origin.strip_prefix("file://").or_else(|| (!input.origin.contains("://")).then_some(&*input.origin));
+    let mut first = None;
+    let mut places = std::iter::once(&input.origin).chain(&input.alternates).peekable();
+    while let Some(place) = places.next() {
+        // Waiting for a place makes no sense while there is another one.
+        let allowed = if places.peek().is_some() { Tries::One } else { allowed };
+        match fetch_from(store, client, input, place, allowed) {
+            Ok(bytes) => return Ok(Some(bytes)),
+            // What went wrong here and not there does not go better elsewhere.
+            Err(error) if error.downcast_ref::<FetchError>().is_none() => return Err(error),
+            Err(error) => {
+                if let Some(next) = places.peek() {
+                    log::warn!("looking for `{}` at `{next}`, because of {error:#}", input.what);
+                }
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first.context("there is a place to look at")?)
+}
+
+/// Brings an input from one of its places.
+fn fetch_from(store: &Store, client: &Client, input: &Input, place: &str, allowed: Tries) -> Result<u64> {
+    let local = place.strip_prefix("file://").or_else(|| (!place.contains("://")).then_some(place));
     if let Some(path) = local {
         let local_error = |source| FetchError::Local { origin: path.to_owned(), source };
         let mut file = std::fs::File::open(path).map_err(local_error)?;
-        return keep(store, input, &mut file, local_error).map(Some);
+        return keep(store, input, path, &mut file, local_error);
     }
     let mut tries = 0;
     loop {
         tries += 1;
-        let unreachable = |source| FetchError::Unreachable { origin: input.origin.clone(), tries, source };
-        let result = client.open(&input.origin).and_then(|mut body| keep(store, input, &mut body, unreachable));
+        let unreachable = |source| FetchError::Unreachable { origin: place.to_owned(), tries, source };
+        let result = client.open(place).and_then(|mut body| keep(store, input, place, &mut body, unreachable));
         let again = result.as_ref().is_err_and(may_pass);
         match PAUSES.get(tries - 1).filter(|_| again && allowed == Tries::Several) {
             Some(pause) => {
-                log::debug!("fetching `{}` failed, trying again", input.origin);
+                log::debug!("fetching `{place}` failed, trying again");
                 std::thread::sleep(*pause);
             }
-            None => return result.map(Some).map_err(|error| count_tries(error, tries)),
+            None => return result.map_err(|error| count_tries(error, tries)),
         }
     }
 }
 
-/// Streams `body` into the store under the input's pin.
-fn keep(store: &Store, input: &Input, body: &mut impl Read, broken: impl Fn(io::Error) -> FetchError) -> Result<u64> {
+/// Streams `body`, which `place` gave, into the store under the input's pin.
+fn keep(
+    store: &Store,
+    input: &Input,
+    place: &str,
+    body: &mut impl Read,
+    broken: impl Fn(io::Error) -> FetchError,
+) -> Result<u64> {
     let mut writer = store.begin_blob()?;
     // Reading and writing fail for different reasons and have different remedies, so the two must not be mixed by `io::copy`.
     let mut source = Source { body, error: None };
@@ -237,7 +266,7 @@ fn keep(store: &Store, input: &Input, body: &mut impl Read, broken: impl Fn(io::
     match writer.commit(&input.sha256)? {
         Ok(_) => Ok(bytes),
         Err((found, bytes)) => Err(FetchError::Mismatch {
-            origin: input.origin.clone(),
+            origin: place.to_owned(),
             expected: input.sha256,
             found,
             bytes,
@@ -324,7 +353,9 @@ fn mismatch_hint(bytes: u64, pinned: &Option<u64>) -> &'static str {
 
 fn gone_hint(status: u16) -> &'static str {
     match status {
-        404 | 410 => "\nhint: the archive may have moved on to a newer version: move the lock: `kiln lock --update`",
+        404 | 410 => {
+            "\nhint: the archive may have moved on to a newer version: name a place that keeps old ones in the `alternates` of its `[[archive]]`, or move the lock: `kiln lock --update`"
+        }
         _ => "",
     }
 }

@@ -48,6 +48,9 @@ pub struct Archive {
     pub distribution: String,
     /// Where, if not where this machine or mmdebstrap would look.
     pub mirror: Option<String>,
+    /// Where else the files of its pool may be had, when the mirror has dropped one; asked in this order, whatever they give is checked
+    /// against the lock. `{time}` in one stands for the lock's time, as the archives of archives want it: `20261121T095204Z`.
+    pub alternates: Vec<String>,
     /// Suites, in no order: apt takes the highest version of all.
     pub suites: Vec<String>,
     /// Components.
@@ -167,14 +170,8 @@ fn archive(table: Table<'_>, dir: &Utf8Path) -> Option<Archive> {
         }
         Some(name.to_owned())
     });
-    let mirror = table.get("mirror").and_then(|item| {
-        let mirror = item.text()?;
-        let known = ["http://", "https://", "file:///"].iter().any(|scheme| mirror.starts_with(scheme));
-        if !known || mirror.contains(char::is_whitespace) {
-            item.problem(format!("`{mirror}` is not a mirror"), "write a http://, https:// or file:/// URL");
-        }
-        Some(mirror.trim_end_matches('/').to_owned())
-    });
+    let mirror = table.get("mirror").and_then(|i| mirror_url(&i));
+    let alternates = table.get("alternates").and_then(|i| Some(i.items()?.iter().filter_map(mirror_url).collect()));
     let suites = table.need("suites", "list the suites").and_then(|i| names(&i));
     let components = table.need("components", "list the components, such as `main`").and_then(|i| names(&i));
     let keyring = table.need("keyring", "name the keyring whose keys may sign").and_then(|i| relative(&i, dir));
@@ -196,11 +193,21 @@ fn archive(table: Table<'_>, dir: &Utf8Path) -> Option<Archive> {
     Some(Archive {
         distribution: distribution?,
         mirror,
+        alternates: alternates.unwrap_or_default(),
         suites: suites?,
         components: components?,
         keyring: keyring?,
         fingerprints: fingerprints?,
     })
+}
+
+fn mirror_url(item: &Item<'_>) -> Option<String> {
+    let mirror = item.text()?;
+    let known = ["http://", "https://", "file:///"].iter().any(|scheme| mirror.starts_with(scheme));
+    if !known || mirror.contains(char::is_whitespace) {
+        item.problem(format!("`{mirror}` is not a mirror"), "write a http://, https:// or file:/// URL");
+    }
+    Some(mirror.trim_end_matches('/').to_owned())
 }
 
 fn boot(table: Table<'_>) -> Option<Boot> {

@@ -33,6 +33,10 @@ pub struct Lock {
     pub source_date_epoch: i64,
     /// Mirrors by the names that packages use.
     pub mirrors: BTreeMap<String, String>,
+    /// Where else the packages of a mirror may be had, by its name. The definition says it, not the lock ([`Lock::with_alternates`]): a place
+    /// more makes no other image.
+    #[serde(skip)]
+    pub alternates: BTreeMap<String, Vec<String>>,
     /// Packages of the base.
     pub base: Vec<LockedPackage>,
     /// Packages that start the kernel.
@@ -264,12 +268,29 @@ impl Lock {
         text
     }
 
+    /// The lock with the other places that the definition knows for its archives.
+    pub fn with_alternates(mut self, definition: &ImageDefinition) -> Self {
+        let time = jiff::Timestamp::from_second(self.source_date_epoch).unwrap_or_default();
+        let time = time.strftime("%Y%m%dT%H%M%SZ").to_string();
+        for archive in definition.archives.iter().chain(&definition.tools.archives) {
+            let known = self.alternates.entry(archive.distribution.clone()).or_default();
+            for alternate in archive.alternates.iter().map(|place| place.replace("{time}", &time)) {
+                if !known.contains(&alternate) {
+                    known.push(alternate);
+                }
+            }
+        }
+        self
+    }
+
     /// A package as something to fetch.
     pub fn input(&self, package: &LockedPackage) -> Input {
         let mirror = self.mirrors.get(&package.mirror).map_or("", String::as_str);
+        let alternates = self.alternates.get(&package.mirror).into_iter().flatten();
         Input {
             what: package.filename.rsplit('/').next().unwrap_or(&package.name).to_owned(),
             origin: format!("{mirror}/{}", package.filename),
+            alternates: alternates.map(|place| format!("{place}/{}", package.filename)).collect(),
             sha256: package.sha256,
             bytes: Some(package.bytes),
         }
@@ -283,6 +304,7 @@ impl Lock {
                 EtcdKind::File => dir.join(&tarball.origin).into_string(),
                 EtcdKind::Release | EtcdKind::Url | EtcdKind::Packages => tarball.origin.clone(),
             },
+            alternates: Vec::new(),
             sha256: tarball.sha256,
             bytes: None,
         });
@@ -329,6 +351,7 @@ mod tests {
             wants: Sha256Digest::of(b"wants"),
             source_date_epoch: 1_700_000_000,
             mirrors: BTreeMap::from([("debian".into(), "http://mirror.test/debian".into())]),
+            alternates: BTreeMap::new(),
             base: vec![package("a"), package("b")],
             boot: vec![package("grub")],
             tools: vec![package("e2fsprogs")],

@@ -198,6 +198,7 @@ mod tests {
             wants: Sha256Digest::of(b""),
             source_date_epoch: 0,
             mirrors: BTreeMap::new(),
+            alternates: BTreeMap::new(),
             base,
             boot: Vec::new(),
             tools: Vec::new(),

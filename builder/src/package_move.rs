@@ -219,6 +219,7 @@ mod tests {
             wants: Sha256Digest::of(b"w"),
             source_date_epoch: 1,
             mirrors: BTreeMap::new(),
+            alternates: BTreeMap::new(),
             base: ["libc6", "linux-image-virtual", "systemd", "libsystemd0"].map(|n| package(n, "1", n)).to_vec(),
             boot: vec![package("libc6", "1", "glibc")],
             tools: ["libc6", "mtools"].map(|n| package(n, "1", n)).to_vec(),

@@ -84,7 +84,8 @@ pub fn read_lock(profile: &Profile, definition: &ImageDefinition) -> Result<Lock
         }
         other => other?,
     };
-    Ok(Lock::parse(&file, &text, &profile.name, &lock::wants(profile, definition))?)
+    let lock = Lock::parse(&file, &text, &profile.name, &lock::wants(profile, definition))?;
+    Ok(lock.with_alternates(definition))
 }
 
 /// The etcd alternate that needs no fetching, best first: one whose layer or whose inputs are in the store.

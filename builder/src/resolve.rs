@@ -83,6 +83,7 @@ pub fn resolve(
         wants: lock::wants(profile, definition),
         source_date_epoch,
         mirrors,
+        alternates: before.map(|b| b.alternates.clone()).unwrap_or_default(),
         base,
         boot,
         tools: tools.map(|t| t.packages).or(before.map(|b| b.tools.clone())).unwrap_or_default(),

@@ -181,7 +181,7 @@ fn read(file: &Utf8PathBuf, profile: &Profile, definition: &ImageDefinition) -> 
     };
     let wants = lock::wants(profile, definition);
     match Lock::parse(file, &text, &profile.name, &wants) {
-        Ok(lock) => Ok(Some((lock, true))),
+        Ok(lock) => Ok(Some((lock.with_alternates(definition), true))),
         Err(LockError::Stale { wants, .. }) => {
             Ok(Lock::parse(file, &text, &profile.name, &wants).ok().map(|l| (l, false)))
         }
