@@ -4,7 +4,7 @@
 
 use kiln_tests::node::text;
 use kiln_tests::places::{Places, Scratch, Seeding};
-use kiln_tests::program::{firstboot, kiln, run, workspace};
+use kiln_tests::program::{STRANGE_ENVIRONMENT, STRANGE_PROCESS, firstboot, kiln, run, workspace};
 
 /// Somebody who owns nothing on this machine.
 const NOBODY: &str = "65534";
@@ -33,13 +33,14 @@ fn an_ordinary_user_makes_the_same_bytes_as_root() {
     });
     run(&["chown", "--recursive", &format!("{NOBODY}:{NOBODY}"), &text(dir)]);
 
-    // Another umask than root's, too.
-    let become_user = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--no-new-privs", "env"];
-    let environment = ["-i", &format!("PATH={}", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"), "LC_ALL=C"];
-    let masked = ["sh", "-c", "umask 077; cd /; exec \"$@\"", "masked"];
+    // Another umask, zone, language and number of processors than root's, too.
+    let become_user =
+        ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--no-new-privs", "env", "-i"];
+    let path = ["PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"];
     let places = ["-C", &text(project), "--home", &text(home)];
     let build = [&programs[0], "--json", "build", "lab", "--firstboot", &programs[1]];
-    let argv = [&become_user[..], &environment, &masked, &build[..1], &places, &build[1..]].concat();
+    let strange = [&STRANGE_ENVIRONMENT[..], &STRANGE_PROCESS].concat();
+    let argv = [&become_user[..], &path, &strange, &build[..1], &places, &build[1..]].concat();
     let by_user: serde_json::Value = serde_json::from_str(&run(&argv)).unwrap();
 
     assert_eq!(by_user["key"], by_root["key"]);

@@ -24,7 +24,7 @@ const CHUNK: usize = 1 << 20;
 /// One place in which two disks differ.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Difference {
-    /// `length`, `boot code and partition table`, or `partition 1 (root)`.
+    /// `length`, `boot code and partition table`, or `partition 1`.
     pub place: String,
     /// The file in it; none when the bytes differ outside of any file.
     pub file: Option<String>,

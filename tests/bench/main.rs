@@ -10,7 +10,10 @@ use kiln_tests::program::{firstboot, kiln, run, workspace};
 use serde_json::Value;
 
 mod boot;
+mod cold;
 mod formation;
+mod growth;
+mod nothing;
 mod replacement;
 
 /// Runs of each short measurement; the median is printed.
@@ -26,6 +29,15 @@ fn main() {
     if wanted("image") {
         image();
     }
+    if wanted("nothing") {
+        nothing::compare();
+    }
+    if wanted("cold") {
+        cold::compare();
+    }
+    if wanted("growth") {
+        growth::measure();
+    }
     if wanted("size") {
         size();
     }
@@ -40,7 +52,7 @@ fn main() {
     }
 }
 
-/// The image layer after a change of firstboot alone, beside copying the image's bytes; and a build with nothing to do.
+/// The image layer after a change of firstboot alone, beside copying the image's bytes.
 fn image() {
     let built = build(&[]);
     let raw = PathBuf::from(built["raw"].as_str().expect("build --json has raw"));
@@ -70,8 +82,6 @@ fn image() {
         "image layer, firstboot changed   {layer:8.3} s   {:5.2} x cp of the raw ({copy:.3} s); whole command {whole:.3} s",
         layer / copy
     );
-    let nothing = median(|_| timed(|| build(&[])).0);
-    println!("build with nothing to do         {nothing:8.3} s");
 }
 
 /// Sizes that a user pays for.

@@ -100,17 +100,19 @@ impl Scratch {
             fs_err::create_dir_all(made).expect("making a directory");
         }
         copy(Seeding::Copy, &own.project.join("images"), &places.project);
-        let built = own.json(&["build", "lab"]);
-        for layer in built["layers"].as_array().expect("a build tells its layers") {
-            if layer["name"] != "image" {
-                let key = layer["key"].as_str().expect("a layer has a key");
-                copy(seeding, &own.home.join("store/entries").join(key), &store.join("entries"));
-            }
-        }
+        take_layers(seeding, &own, "lab", &store);
         if seeding == Seeding::Link {
             copy(seeding, &own.home.join("store/blobs"), &store);
         }
         Self { dir, places }
+    }
+
+    /// Gives it, by links, every layer of another profile's image except the image itself.
+    ///
+    /// # Panics
+    /// When that is not built.
+    pub fn take_layers(&self, profile: &str) {
+        take_layers(Seeding::Link, &Places::own(), profile, &self.places.home.join("store"));
     }
 
     /// Gives it a profile, with the lab's lock for its own: same image, same etcd, so the layers below the image are the lab's too.
@@ -134,6 +136,17 @@ impl Scratch {
         fs_err::create_dir_all(&to).expect("making a directory");
         for public in ["trust.json", "charter.json", "charter.sig"] {
             fs_err::copy(from.join(public), to.join(public)).expect("copying a public file");
+        }
+    }
+}
+
+fn take_layers(seeding: Seeding, own: &Places, profile: &str, store: &Path) {
+    let built = own.json(&["build", profile]);
+    for layer in built["layers"].as_array().expect("a build tells its layers") {
+        let key = layer["key"].as_str().expect("a layer has a key");
+        // Images that share a layer share it here too.
+        if layer["name"] != "image" && !store.join("entries").join(key).exists() {
+            copy(seeding, &own.home.join("store/entries").join(key), &store.join("entries"));
         }
     }
 }

@@ -5,6 +5,18 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+/// An environment, after `env -i PATH=...`, unlike that of who builds: another zone with a quarter of an hour in it, a language whose letters
+/// sort and fold otherwise, no home.
+pub const STRANGE_ENVIRONMENT: [&str; 3] = ["TZ=Asia/Kathmandu", "LANG=tr_TR.UTF-8", "LC_ALL=tr_TR.UTF-8"];
+
+/// What a command line is put behind to run with another mask, in another directory, and on one processor, the first it may have.
+pub const STRANGE_PROCESS: [&str; 4] = [
+    "sh",
+    "-c",
+    r#"umask 077; cd /; exec taskset --cpu-list "$(taskset --cpu-list --pid $$ | sed 's/.*: //; s/[-,].*//')" "$@""#,
+    "strange",
+];
+
 /// The workspace's top directory.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_owned()
