@@ -41,7 +41,7 @@ pub(crate) fn measure() {
             let ls = median(|_| timed(|| places.ok(&["store", "ls"])).0);
             let gc = median(|_| timed(|| places.ok(&["store", "gc"])).0);
             println!(
-                "store of {n:3} generations          {:8.0} MB ({:.0} MB of it layers and packages); ls {ls:.3} s, gc of nothing {gc:.3} s",
+                "generations in one store: {n:3}    {:8.0} MB ({:.0} MB of it layers and packages); ls {ls:.3} s, gc of nothing {gc:.3} s",
                 mega(bytes),
                 mega(layers)
             );
