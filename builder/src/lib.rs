@@ -1,6 +1,6 @@
 //! The operator's side of kiln: lock inputs, build images, mint identities, run clusters.
 //!
-//! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`, `image_definition`, `etcd_release`,
+//! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`, `image_definition`, `etcd_release`, `release_list`,
 //! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `recipe_diff`, `cluster_files`, `dns_records`, `hygiene`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
 //! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive`, `resolve` and `package_move` ask
 //! package archives, `store` keeps, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
