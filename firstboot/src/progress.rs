@@ -44,6 +44,11 @@ impl Progress {
         &self.text
     }
 
+    /// The row it was told of last; 0 before the first.
+    pub(crate) fn row(&self) -> u8 {
+        self.row
+    }
+
     /// Since when, Unix seconds; 0 when it serves.
     pub(crate) fn since(&self) -> i64 {
         self.since

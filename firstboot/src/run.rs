@@ -360,14 +360,15 @@ impl Runner<'_> {
         if matches!(decision, Decision::RecordBlank { .. }) {
             return;
         }
+        let (waiting_for, waiting_since) = self.waiting(decision);
         let standing = Standing {
             seen,
             decision,
             boot_id: &self.image.boot_id,
             image_key: self.image.meta.key,
             boot_counted: self.boots.counted(),
-            waiting_for: self.progress.text(),
-            waiting_since: self.progress.since(),
+            waiting_for: &waiting_for,
+            waiting_since,
         };
         let Some(status) = standing::status(&standing) else { return };
         self.desk.write(Seat {
@@ -378,6 +379,15 @@ impl Runner<'_> {
             lineage: standing::lineage(seen),
             etcd_version: self.image.meta.etcd_version,
         });
+    }
+
+    /// What is waited for, and since when. Of a decision that is told to others before it is told on the console, what it says itself:
+    /// nobody hears of a halt without its reason.
+    fn waiting(&self, decision: &Decision) -> (String, i64) {
+        match words(decision) {
+            Some(words) if self.progress.row() != decision.row() => (words, clock::now()),
+            Some(_) | None => (self.progress.text().to_owned(), self.progress.since()),
+        }
     }
 
     /// Console, journal and status file; how long to pause.
@@ -393,7 +403,7 @@ impl Runner<'_> {
         let mut text = match (decision, applied) {
             (_, Err(e)) => format!("{e:#}"),
             (_, Ok(Applied::PutOff(reason))) => reason.clone(),
-            (Decision::Halt(_) | Decision::Wait(_), Ok(_)) => format!("{}; {}", explanation.seen, explanation.hint),
+            (Decision::Halt(_) | Decision::Wait(_), Ok(_)) => words(decision).unwrap_or_default(),
             (Decision::Restart { .. }, Ok(Applied::Settled)) => match identity {
                 Some(identity) => self.unserved(&identity.own, seen).await,
                 None => String::new(),
@@ -453,6 +463,23 @@ impl Runner<'_> {
                 )
             }
         }
+    }
+}
+
+/// What a decision not to act says; nothing of one to act.
+fn words(decision: &Decision) -> Option<String> {
+    match decision {
+        Decision::Halt(_) | Decision::Wait(_) => {
+            let explanation = decision.explain();
+            Some(format!("{}; {}", explanation.seen, explanation.hint))
+        }
+        Decision::RecordBlank { .. }
+        | Decision::Restart { .. }
+        | Decision::StartExisting { .. }
+        | Decision::DropAssignment { .. }
+        | Decision::StartFounding { .. }
+        | Decision::Join { .. }
+        | Decision::Form { .. } => None,
     }
 }
 
