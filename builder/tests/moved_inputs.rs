@@ -40,7 +40,7 @@ fn plan(project: &Project) -> String {
 fn builds(project: &Project) -> String {
     let said = text(&project.build());
     assert!(said.contains(NO_KERNEL), "{said}");
-    assert_eq!(names(&project.store().join("entries")).len(), 4, "{said}");
+    assert_eq!(names(&project.store().join("entries")).len(), 5, "{said}");
     said
 }
 
