@@ -11,7 +11,7 @@ use kiln_firstboot::resolv;
 use serde::Serialize;
 
 use crate::dns_format::reverse_zone;
-use crate::dns_records::{Record, records, reverse_name};
+use crate::dns_records::{Record, records};
 use crate::exit::Refusal;
 use crate::profile::Profile;
 
@@ -99,22 +99,22 @@ impl DnsReport {
 /// A [`Refusal`] when there is no server to ask.
 pub async fn check(profile: &Profile, servers: &[IpAddr]) -> Result<DnsReport> {
     let servers = if servers.is_empty() { all_servers(profile).await? } else { servers.to_vec() };
-    let records = records(profile);
-    let mut rows: Vec<DnsRow> = Vec::new();
-    for record in &records {
-        let (name, kind, data) = said(record);
-        match rows.iter_mut().find(|row| row.name == name && row.kind == kind) {
-            Some(row) => row.expected.push(data),
-            None => rows.push(DnsRow { name, kind, expected: vec![data], answers: Vec::new() }),
+    // Records of one name and type are one question.
+    let (mut questions, mut rows): (Vec<Record>, Vec<DnsRow>) = Default::default();
+    for record in records(profile) {
+        let (name, kind, data) = (record.owner(), record.kind(), content(&record));
+        if let Some(row) = rows.iter_mut().find(|row| row.name == name && row.kind == kind) {
+            row.expected.push(data);
+        } else {
+            rows.push(DnsRow { name, kind, expected: vec![data], answers: Vec::new() });
+            questions.push(record);
         }
     }
     rows.iter_mut().for_each(|row| row.expected.sort());
     for server in &servers {
         let dns = Dns::new(&[*server]);
-        for row in &mut rows {
-            let record = records.iter().find(|record| said(record).0 == row.name && said(record).1 == row.kind);
-            let record = record.context("a row is made of records")?;
-            row.answers.push(judge(ask(&dns, profile, record).await, &row.expected));
+        for (row, question) in rows.iter_mut().zip(&questions) {
+            row.answers.push(judge(ask(&dns, profile, question).await, &row.expected));
         }
     }
     Ok(DnsReport { servers, rows })
@@ -143,14 +143,12 @@ async fn all_servers(profile: &Profile) -> Result<Vec<IpAddr>> {
     Ok(servers)
 }
 
-/// Name, type and content of a record.
-fn said(record: &Record) -> (String, &'static str, String) {
+/// What a record says, as [`ask`] reads it.
+fn content(record: &Record) -> String {
     match record {
-        Record::Address { name, address } => {
-            (name.to_string(), if address.is_ipv4() { "A" } else { "AAAA" }, address.to_string())
-        }
-        Record::Pointer { address, name } => (reverse_name(*address), "PTR", name.to_string()),
-        Record::Service { owner, target, port } => (owner.clone(), "SRV", format!("{target}:{port}")),
+        Record::Address { address, .. } => address.to_string(),
+        Record::Pointer { name, .. } => name.to_string(),
+        Record::Service { target, port, .. } => format!("{target}:{port}"),
     }
 }
 

@@ -58,7 +58,7 @@ pub fn emit(profile: &Profile, records: &[Record], format: Format) -> String {
         Format::Pihole => pihole(records),
         Format::Libvirt => libvirt(profile, records),
         Format::Powerdns => lines(&placed, |p| {
-            format!("pdnsutil add-record {} {} {} {TTL} \"{}\"", p.zone, p.label, kind(p.record), data(p.record))
+            format!("pdnsutil add-record {} {} {} {TTL} \"{}\"", p.zone, p.label, p.record.kind(), p.record.data())
         }),
         Format::Windows => lines(&placed, windows),
         Format::Freeipa => lines(&placed, freeipa),
@@ -81,34 +81,8 @@ fn by_zone(placed: &[Placed<'_>], section: fn(&str, &[&Placed<'_>]) -> String) -
     zones.into_iter().map(of).collect::<Vec<_>>().join("\n")
 }
 
-fn owner(record: &Record) -> String {
-    match record {
-        Record::Address { name, .. } => name.to_string(),
-        Record::Pointer { address, .. } => reverse_name(*address),
-        Record::Service { owner, .. } => owner.clone(),
-    }
-}
-
-fn kind(record: &Record) -> &'static str {
-    match record {
-        Record::Address { address: IpAddr::V4(_), .. } => "A",
-        Record::Address { address: IpAddr::V6(_), .. } => "AAAA",
-        Record::Pointer { .. } => "PTR",
-        Record::Service { .. } => "SRV",
-    }
-}
-
-/// What stands behind the type in a zone file.
-fn data(record: &Record) -> String {
-    match record {
-        Record::Address { address, .. } => address.to_string(),
-        Record::Pointer { name, .. } => format!("{name}."),
-        Record::Service { target, port, .. } => format!("0 0 {port} {target}."),
-    }
-}
-
 fn with_ttl(record: &Record) -> String {
-    format!("{}. {TTL} IN {} {}", owner(record), kind(record), data(record))
+    format!("{}. {TTL} IN {} {}", record.owner(), record.kind(), record.data())
 }
 
 fn place<'a>(profile: &Profile, record: &'a Record) -> Placed<'a> {
@@ -116,7 +90,7 @@ fn place<'a>(profile: &Profile, record: &'a Record) -> Placed<'a> {
         Record::Address { .. } | Record::Service { .. } => profile.domain.to_string(),
         Record::Pointer { .. } => reverse_zone(&profile.network.subnet),
     };
-    let owner = owner(record);
+    let owner = record.owner();
     let label = owner.strip_suffix(&format!(".{zone}")).unwrap_or("@").to_owned();
     Placed { zone, label, record }
 }
@@ -139,14 +113,14 @@ fn nsupdate(zone: &str, records: &[&Placed<'_>]) -> String {
     let mut deleted: Vec<(String, &str)> = Vec::new();
     let mut text = format!("zone {zone}\n");
     for p in records {
-        let known = (owner(p.record), kind(p.record));
+        let known = (p.record.owner(), p.record.kind());
         if !deleted.contains(&known) {
             let _ = writeln!(text, "update delete {}. {}", known.0, known.1);
             deleted.push(known);
         }
     }
     for p in records {
-        let _ = writeln!(text, "update add {}. {TTL} {} {}", owner(p.record), kind(p.record), data(p.record));
+        let _ = writeln!(text, "update add {}. {TTL} {} {}", p.record.owner(), p.record.kind(), p.record.data());
     }
     text + "send\n"
 }
@@ -165,7 +139,7 @@ fn adguard(record: &Record) -> String {
         Record::Pointer { name, .. } => format!("{name}."),
         Record::Service { target, port, .. } => format!("0 0 {port} {target}"),
     };
-    format!("|{}^$dnsrewrite=NOERROR;{};{data}", owner(record), kind(record))
+    format!("|{}^$dnsrewrite=NOERROR;{};{data}", record.owner(), record.kind())
 }
 
 /// Pi-hole answers the pointer of every host by itself; services go to the dnsmasq inside.

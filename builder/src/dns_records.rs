@@ -42,6 +42,36 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// Its name, in full and without the final dot.
+    pub fn owner(&self) -> String {
+        match self {
+            Self::Address { name, .. } => name.to_string(),
+            Self::Pointer { address, .. } => reverse_name(*address),
+            Self::Service { owner, .. } => owner.clone(),
+        }
+    }
+
+    /// Its type: `A`, `AAAA`, `PTR` or `SRV`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Address { address: IpAddr::V4(_), .. } => "A",
+            Self::Address { address: IpAddr::V6(_), .. } => "AAAA",
+            Self::Pointer { .. } => "PTR",
+            Self::Service { .. } => "SRV",
+        }
+    }
+
+    /// What stands behind the type in a zone file.
+    pub fn data(&self) -> String {
+        match self {
+            Self::Address { address, .. } => address.to_string(),
+            Self::Pointer { name, .. } => format!("{name}."),
+            Self::Service { target, port, .. } => format!("0 0 {port} {target}."),
+        }
+    }
+}
+
 /// All records of a cluster: per node its address, its pointer and its two services, in the order of the profile.
 pub fn records(profile: &Profile) -> Vec<Record> {
     let service = |prefix: &str, target: &Fqdn, port| Record::Service {
@@ -76,12 +106,7 @@ pub fn reverse_name(address: IpAddr) -> String {
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address { name, address: IpAddr::V4(v4) } => write!(f, "{name}. IN A {v4}"),
-            Self::Address { name, address: IpAddr::V6(v6) } => write!(f, "{name}. IN AAAA {v6}"),
-            Self::Pointer { address, name } => write!(f, "{}. IN PTR {name}.", reverse_name(*address)),
-            Self::Service { owner, target, port } => write!(f, "{owner}. IN SRV 0 0 {port} {target}."),
-        }
+        write!(f, "{}. IN {} {}", self.owner(), self.kind(), self.data())
     }
 }
 

@@ -104,6 +104,23 @@ impl Decision {
         }
     }
 
+    /// What is said of a choice not to act: what was seen, and what can be done. Nothing of one to act.
+    pub fn inaction(&self) -> Option<String> {
+        match self {
+            Self::Halt(_) | Self::Wait(_) => {
+                let Explanation { seen, hint, .. } = self.explain();
+                Some(format!("{seen}; {hint}"))
+            }
+            Self::RecordBlank { .. }
+            | Self::Restart { .. }
+            | Self::StartExisting { .. }
+            | Self::DropAssignment { .. }
+            | Self::StartFounding { .. }
+            | Self::Join { .. }
+            | Self::Form { .. } => None,
+        }
+    }
+
     /// Why this was chosen, for the console, the journal and `explain-decision`.
     pub fn explain(&self) -> Explanation {
         let nothing = "nothing to do".to_owned();

@@ -384,8 +384,8 @@ impl Runner<'_> {
     /// What is waited for, and since when. Of a decision that is told to others before it is told on the console, what it says itself:
     /// nobody hears of a halt without its reason.
     fn waiting(&self, decision: &Decision) -> (String, i64) {
-        match words(decision) {
-            Some(words) if self.progress.row() != decision.row() => (words, clock::now()),
+        match decision.inaction() {
+            Some(text) if self.progress.row() != decision.row() => (text, clock::now()),
             Some(_) | None => (self.progress.text().to_owned(), self.progress.since()),
         }
     }
@@ -403,21 +403,11 @@ impl Runner<'_> {
         let mut text = match (decision, applied) {
             (_, Err(e)) => format!("{e:#}"),
             (_, Ok(Applied::PutOff(reason))) => reason.clone(),
-            (Decision::Halt(_) | Decision::Wait(_), Ok(_)) => words(decision).unwrap_or_default(),
             (Decision::Restart { .. }, Ok(Applied::Settled)) => match identity {
                 Some(identity) => self.unserved(&identity.own, seen).await,
                 None => String::new(),
             },
-            (
-                Decision::RecordBlank { .. }
-                | Decision::Restart { .. }
-                | Decision::StartExisting { .. }
-                | Decision::DropAssignment { .. }
-                | Decision::StartFounding { .. }
-                | Decision::Join { .. }
-                | Decision::Form { .. },
-                Ok(_),
-            ) => String::new(),
+            (_, Ok(_)) => decision.inaction().unwrap_or_default(),
         };
         if !trouble.is_empty() {
             text = if text.is_empty() { trouble.to_owned() } else { format!("{trouble}; {text}") };
@@ -463,23 +453,6 @@ impl Runner<'_> {
                 )
             }
         }
-    }
-}
-
-/// What a decision not to act says; nothing of one to act.
-fn words(decision: &Decision) -> Option<String> {
-    match decision {
-        Decision::Halt(_) | Decision::Wait(_) => {
-            let explanation = decision.explain();
-            Some(format!("{}; {}", explanation.seen, explanation.hint))
-        }
-        Decision::RecordBlank { .. }
-        | Decision::Restart { .. }
-        | Decision::StartExisting { .. }
-        | Decision::DropAssignment { .. }
-        | Decision::StartFounding { .. }
-        | Decision::Join { .. }
-        | Decision::Form { .. } => None,
     }
 }
 
