@@ -4,7 +4,7 @@
 //! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `recipe_diff`, `cluster_files`, `dns_records`, `hygiene`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
 //! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive`, `resolve` and `package_move` ask
 //! package archives, `store` keeps, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
-//! what is not, `disk` makes disks, `disk_diff` and `verify` compare them, `trust` says whose they are, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
+//! what is not, `disk` makes disks, `disk_diff` and `verify` compare them, `host` is what hypervisors are asked, `trust` says whose they are, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
 //! the log. `exit` turns errors into exit codes.
 
 pub mod archive;
@@ -25,6 +25,7 @@ pub mod etcd_release;
 pub mod exit;
 pub mod fetch;
 pub mod hazard;
+pub mod host;
 pub mod hygiene;
 pub mod image_definition;
 pub mod image_file;
