@@ -118,30 +118,6 @@ pub fn sparse_digest_of(file: &std::fs::File) -> io::Result<(Sha256Digest, u64)>
     Ok((digest(context), length))
 }
 
-/// [`digest_of`] for a sparse file: the same digest, without reading its holes.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn digest_of_sparse(file: &std::fs::File) -> io::Result<(Sha256Digest, u64)> {
-    let length = file.metadata()?.len();
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    let mut buffer = vec![0; CHUNK];
-    let mut at = 0;
-    while at < length {
-        let data = next_data(file, at)?.unwrap_or(length).min(length);
-        while at < data {
-            let zeros = (data - at).min(PIECE as u64);
-            context.update(&ZEROS[..usize::try_from(zeros).unwrap_or(PIECE)]);
-            at += zeros;
-        }
-        let want = usize::try_from((length - at).min(CHUNK as u64)).unwrap_or(CHUNK);
-        file.read_exact_at(&mut buffer[..want], at)?;
-        context.update(&buffer[..want]);
-        at += want as u64;
-    }
-    Ok((digest(context), length))
-}
-
 /// Where data begins at or after `at`; nothing if only a hole is left.
 fn next_data(file: &std::fs::File, at: u64) -> io::Result<Option<u64>> {
     let at = i64::try_from(at).map_err(io::Error::other)?;
@@ -166,20 +142,6 @@ mod tests {
     fn agrees_with_the_contracts_digest() {
         let text = vec![7u8; CHUNK + 3];
         assert_eq!(digest_of(text.as_slice()).unwrap(), (Sha256Digest::of(&text), text.len() as u64));
-    }
-
-    #[test]
-    fn a_sparse_file_has_the_plain_digest_of_its_bytes() {
-        for (length, data) in [(0, 0), (5, 2), (3 << 20, (1 << 20) + 5), (3 << 20, (3 << 20) - 1), ((1 << 20) + 7, 0)] {
-            let file = tempfile::tempfile().unwrap();
-            file.set_len(length).unwrap();
-            if length > 0 {
-                file.write_all_at(b"x", data).unwrap();
-            }
-            let mut bytes = vec![0; length.try_into().unwrap()];
-            file.read_exact_at(&mut bytes, 0).unwrap();
-            assert_eq!(digest_of_sparse(&file).unwrap(), (Sha256Digest::of(&bytes), length));
-        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use kiln_firstboot::digest::Sha256Digest;
 
-use crate::store::{Entry, Seal, Store};
+use crate::store::{Entry, Made, Seal, Store};
 
 /// What was done for one layer.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -45,7 +45,7 @@ pub fn ensure(
     reports: &mut Vec<LayerReport>,
     make: impl FnOnce(&Path, &Path) -> Result<Vec<String>>,
 ) -> Result<Entry> {
-    ensure_sealed(store, name, key, reports, make, &|_, _| Ok(()))
+    ensure_sealed(store, name, key, reports, |dir, log| make(dir, log).map(Made::with_trees), &|_, _| Ok(()))
 }
 
 /// [`ensure`], with files beside the layer's that vouch for it ([`Store::ensure_sealed_entry`]).
@@ -57,7 +57,7 @@ pub fn ensure_sealed(
     name: &str,
     key: &Sha256Digest,
     reports: &mut Vec<LayerReport>,
-    make: impl FnOnce(&Path, &Path) -> Result<Vec<String>>,
+    make: impl FnOnce(&Path, &Path) -> Result<Made>,
     seal: Seal<'_>,
 ) -> Result<Entry> {
     let log = log_of(store, name, key);

@@ -104,6 +104,22 @@ pub struct ManifestFile {
     pub sparse: Option<Sha256Digest>,
 }
 
+/// What filled an entry's directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Subdirectories that are trees of their own ([`Manifest::trees`]).
+    pub trees: Vec<String>,
+    /// Files that were hashed while others were still being made ([`hash_file`]); all others are hashed when the entry is published.
+    pub hashed: Vec<ManifestFile>,
+}
+
+impl Made {
+    /// Nothing is hashed yet.
+    pub fn with_trees(trees: Vec<String>) -> Self {
+        Self { trees, hashed: Vec::new() }
+    }
+}
+
 /// What a look at a blob found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlobState {
@@ -216,7 +232,7 @@ impl Store {
         layer: &str,
         make: impl FnOnce(&Path) -> Result<Vec<String>>,
     ) -> Result<(Entry, bool)> {
-        self.ensure_sealed_entry(key, layer, make, &|_, _| Ok(()))
+        self.ensure_sealed_entry(key, layer, |dir| make(dir).map(Made::with_trees), &|_, _| Ok(()))
     }
 
     /// [`Store::ensure_entry`]; `seal` may put files that vouch for the others beside them, or rewrite the sums, once the manifest is written.
@@ -228,7 +244,7 @@ impl Store {
         &self,
         key: &Sha256Digest,
         layer: &str,
-        make: impl FnOnce(&Path) -> Result<Vec<String>>,
+        make: impl FnOnce(&Path) -> Result<Made>,
         seal: Seal<'_>,
     ) -> Result<(Entry, bool)> {
         if let Some(entry) = self.entry(key)? {
@@ -241,7 +257,7 @@ impl Store {
         let began = std::time::Instant::now();
         let temp = self.temp_path("entry")?;
         fs_err::create_dir(&temp)?;
-        let made = make(&temp).and_then(|trees| self.publish(key, layer, &temp, trees, began, seal));
+        let made = make(&temp).and_then(|made| self.publish(key, layer, &temp, made, began, seal));
         match made {
             Ok(entry) => Ok((entry, true)),
             Err(error) => {
@@ -257,14 +273,16 @@ impl Store {
         key: &Sha256Digest,
         layer: &str,
         temp: &Path,
-        trees: Vec<String>,
+        made: Made,
         began: std::time::Instant,
         seal: Seal<'_>,
     ) -> Result<Entry> {
+        let Made { trees, hashed: mut files } = made;
         let mut paths = Vec::new();
         list(temp, Path::new(""), &trees, &mut paths)?;
-        paths.sort();
-        let files = hash_files(temp, &paths)?;
+        paths.retain(|path| files.iter().all(|file| file.path != *path));
+        files.extend(hash_files(temp, &paths)?);
+        files.sort_by(|a, b| a.path.cmp(&b.path));
         log::debug!("{layer}: hashed after {:.2} s", began.elapsed().as_secs_f64());
         let sums = files.iter().filter_map(|f| Some(format!("{}  {}\n", f.sha256?, f.path))).collect::<String>();
         fs_err::write(temp.join(SUMS), sums)?;
@@ -486,18 +504,23 @@ fn list(base: &Path, at: &Path, trees: &[String], paths: &mut Vec<String>) -> Re
     Ok(())
 }
 
-/// Hashes files side by side: a disk is there twice, raw and qcow2, and one processor can hash only one.
+/// Hashes a file of an entry that is being made in `base`; it must not change any more.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn hash_file(base: &Path, path: &str) -> Result<ManifestFile> {
+    let file = fs_err::File::open(base.join(path))?.into_file();
+    let has_holes = SPARSE.iter().any(|suffix| path.ends_with(suffix));
+    let hashed = if has_holes { digesting::sparse_digest_of(&file) } else { digesting::digest_of(&file) };
+    let (digest, bytes) = hashed.with_context(|| format!("reading `{path}`"))?;
+    let (sha256, sparse) = if has_holes { (None, Some(digest)) } else { (Some(digest), None) };
+    Ok(ManifestFile { path: path.to_owned(), bytes, sha256, sparse })
+}
+
+/// Hashes files side by side: one processor can hash only one.
 fn hash_files(base: &Path, paths: &[String]) -> Result<Vec<ManifestFile>> {
-    let hash = |path: &String| {
-        let file = fs_err::File::open(base.join(path))?.into_file();
-        let has_holes = SPARSE.iter().any(|suffix| path.ends_with(suffix));
-        let hashed = if has_holes { digesting::sparse_digest_of(&file) } else { digesting::digest_of(&file) };
-        let (digest, bytes) = hashed.with_context(|| format!("reading `{path}`"))?;
-        let (sha256, sparse) = if has_holes { (None, Some(digest)) } else { (Some(digest), None) };
-        Ok(ManifestFile { path: path.clone(), bytes, sha256, sparse })
-    };
     std::thread::scope(|scope| {
-        let started: Vec<_> = paths.iter().map(|path| scope.spawn(move || hash(path))).collect();
+        let started: Vec<_> = paths.iter().map(|path| scope.spawn(move || hash_file(base, path))).collect();
         started.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     })
 }

@@ -45,17 +45,11 @@ impl Inject<'_> {
             .env("E2FSPROGS_FAKE_TIME", self.epoch.to_string())
     }
 
-    /// Puts `entries` over what was made of `base_tar`.
+    /// Lays out what puts `entries` over what was made of `base_tar`. The disk is not touched.
     ///
     /// # Errors
-    /// [`super::compose::ComposeError`]; names debugfs cannot take; whatever debugfs complains of, such as a full file system.
-    pub(super) fn run(
-        &self,
-        base_tar: &Path,
-        entries: &[TreeEntry],
-        tools: &ToolTree,
-        log: &Path,
-    ) -> anyhow::Result<()> {
+    /// [`super::compose::ComposeError`]; names debugfs cannot take.
+    pub(super) fn lay_out(&self, base_tar: &Path, entries: &[TreeEntry]) -> anyhow::Result<()> {
         let (_, members) = archive::open(base_tar)?;
         let selection = select(&members, entries)?;
         let scratch = self.scratch();
@@ -67,7 +61,15 @@ impl Inject<'_> {
             fs_err::write(&path, bytes)?;
             Ok(path)
         })?;
-        fs_err::write(scratch.join("script"), script)?;
+        Ok(fs_err::write(scratch.join("script"), script)?)
+    }
+
+    /// Does what [`Inject::lay_out`] laid out.
+    ///
+    /// # Errors
+    /// Whatever debugfs complains of, such as a full file system.
+    pub(super) fn run(&self, tools: &ToolTree, log: &Path) -> anyhow::Result<()> {
+        let scratch = self.scratch();
         let complaints = scratch.join("complaints");
         self.tool(tools).stdout_file(log).log(&complaints).run()?;
         // debugfs ends with 0 whatever happened; it only greets and complains on its standard error.

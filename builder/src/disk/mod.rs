@@ -250,11 +250,17 @@ pub fn assemble(spec: &DiskSpec<'_>) -> anyhow::Result<()> {
     file.write_all_at(&table.primary, SECTOR)?;
     file.write_all_at(&table.backup, table.backup_at)?;
     file.write_all_at(&core, layout.bios.start)?;
-    copy_sparse(esp.file_mut(), raw.file_mut(), layout.esp.start).context("copying the ESP into the disk")?;
-    copy_sparse(boot.file_mut(), raw.file_mut(), layout.boot.start).context("copying /boot into the disk")?;
-    copy_sparse(root.file_mut(), raw.file_mut(), layout.root.start).context("copying the root into the disk")?;
-    drop(raw);
-    spec.inject(&layout).run(spec.base_tar, spec.entries, spec.tools, spec.log)
+    let inject = spec.inject(&layout);
+    // debugfs writes into the root alone, so what lies before it is copied meanwhile; and what is asked of it is laid out while the root is copied.
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| inject.lay_out(spec.base_tar, spec.entries));
+        copy_sparse(root.file_mut(), raw.file_mut(), layout.root.start).context("copying the root into the disk")?;
+        asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let injecting = scope.spawn(|| inject.run(spec.tools, spec.log));
+        copy_sparse(esp.file_mut(), raw.file_mut(), layout.esp.start).context("copying the ESP into the disk")?;
+        copy_sparse(boot.file_mut(), raw.file_mut(), layout.boot.start).context("copying /boot into the disk")?;
+        injecting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Copies what is not a hole to `at` in another file, whose bytes there are zero.

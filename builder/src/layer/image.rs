@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::disk::{self, DiskSpec, Qcow2, TreeEntry};
+use crate::store::{self, Made};
 use crate::tool::Tool;
 use crate::trust::SBOM;
 
@@ -22,21 +23,26 @@ pub const ROOT: &str = "root";
 ///
 /// # Errors
 /// As [`disk::assemble`] and [`disk::convert`].
-pub fn make(spec: &DiskSpec<'_>, recipe: &str, sbom: &str, dir: &Path) -> Result<Vec<String>> {
+pub fn make(spec: &DiskSpec<'_>, recipe: &str, sbom: &str, dir: &Path) -> Result<Made> {
     disk::assemble(spec)?;
-    disk::convert(&Qcow2 { raw: spec.raw, qcow2: &dir.join(QCOW2), compress: false, log: spec.log })?;
     fs_err::write(dir.join(RECIPE), recipe)?;
     fs_err::write(dir.join(SBOM), sbom)?;
-    Ok(Vec::new())
+    // The raw disk is final: it is hashed while it is converted. What one processor has left to do in the end is the qcow2's digest.
+    let raw = std::thread::scope(|scope| {
+        let hashing = scope.spawn(|| store::hash_file(dir, RAW));
+        disk::convert(&Qcow2 { raw: spec.raw, qcow2: &dir.join(QCOW2), compress: false, log: spec.log })?;
+        hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    Ok(Made { trees: Vec::new(), hashed: vec![raw] })
 }
 
 /// Makes the compressed qcow2 of an image.
 ///
 /// # Errors
 /// As [`disk::convert`].
-pub fn make_compressed(raw: &Path, dir: &Path, log: &Path) -> Result<Vec<String>> {
+pub fn make_compressed(raw: &Path, dir: &Path, log: &Path) -> Result<Made> {
     disk::convert(&Qcow2 { raw, qcow2: &dir.join(QCOW2), compress: true, log })?;
-    Ok(Vec::new())
+    Ok(Made::default())
 }
 
 /// Unpacks the tree of an image into `dir/root`, owners and all. Only root can.
