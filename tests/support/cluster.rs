@@ -159,14 +159,22 @@ impl Cluster {
         self.wait_serving(&all);
     }
 
-    /// Waits until these nodes are members and let clients in.
+    /// Waits until these nodes are members, let clients in and answer them, the founder after the restart that ends its special start too.
     pub fn wait_serving(&self, nodes: &[usize]) {
         until(
             &format!("nodes {nodes:?} to serve clients"),
             PATIENCE,
-            || nodes.iter().all(|i| self.nodes[*i].clients_open() && self.member(*i).is_some()).then_some(()),
+            || nodes.iter().all(|i| self.serves(*i)).then_some(()),
             || self.story(),
         );
+    }
+
+    fn serves(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        node.clients_open()
+            && self.member(index).is_some()
+            && node.is_strict()
+            && node.etcdctl(&["get", "anything"]).status.success()
     }
 
     /// Watches the nodes for a while: nobody has left the blank phase, nobody lets clients in.

@@ -314,6 +314,13 @@ impl Node {
         self.helper.clients_open.load(Ordering::SeqCst)
     }
 
+    /// Its etcd was started last with its strict check on: a founder of etcd 3.5 runs without until the cluster is activated, and then
+    /// restarts it, in the moment after it has let clients in.
+    pub fn is_strict(&self) -> bool {
+        fs_err::read_to_string(self.paths().etcd_args())
+            .is_ok_and(|args| !args.contains("--strict-reconfig-check=false"))
+    }
+
     /// Every raft cluster, with its lineage, that this node has let clients into since the test began, wipes and reboots included.
     pub fn served(&self) -> BTreeSet<(RaftId, Id128)> {
         self.helper.served.lock().unwrap_or_else(PoisonError::into_inner).clone()
