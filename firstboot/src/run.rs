@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::activation::{admit, settle};
-use crate::agent::desk::{Desk, Seat, running};
+use crate::agent::desk::{Desk, Seat, THOROUGH, running};
 use crate::agent::reach::Reach;
 use crate::agent::{metrics, pace, server};
 use crate::apply::{Applied, Hands};
@@ -436,7 +436,7 @@ impl Runner<'_> {
     /// What a running member still lacks; empty when it serves.
     async fn unserved(&self, own: &Fqdn, seen: &Observation) -> String {
         let Some(lineage) = standing::lineage(seen) else { return String::new() };
-        let status = running(&self.desk.etcd, lineage).await;
+        let status = running(&self.desk.etcd, lineage, tokio::time::Instant::now() + THOROUGH).await;
         let holds = status.map_or(Holds::Data { lineage }, Holds::Running);
         let activated = state(seen).is_some_and(|state| state.activated_seen);
         match holds {

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kiln_firstboot::clock::monotonic;
+use kiln_firstboot::message::{Answer, Ask, Holds};
 use kiln_firstboot::state::{Phase, RaftId};
 use kiln_tests::cluster::{Cluster, PATIENCE};
+use kiln_tests::imposter::{self, Seed, own_leaf};
 use kiln_tests::membership::{leader, members};
 use kiln_tests::netns::Network;
+use kiln_tests::node::Node;
 use kiln_tests::oracle::Oracle;
 use kiln_tests::slow_wire::SlowWire;
 use kiln_tests::wait::{holds, until};
@@ -181,6 +184,30 @@ fn f06_a_paused_leader_is_not_removed_and_reads_nothing_stale() {
     }
     assert_eq!(voters(&cluster, 0), Some(before), "{}", cluster.story());
     watch.verdict(&cluster);
+}
+
+/// F6, the moment after: the majority is stopped, and a leader is still known that answers nobody. Whoever asks the agent is told at every
+/// moment that its etcd runs, and soon that it does not serve; never that there is nothing but data.
+#[test]
+#[ignore = "needs root, etcd and dnsmasq"]
+fn f06_a_member_whose_majority_is_paused_says_that_it_runs_and_does_not_serve() {
+    let (cluster, watch) = serving(3);
+    let (asked, caller) = (&cluster.nodes[0], &cluster.nodes[1]);
+    let tls = Seed::of(caller).tls(&own_leaf(caller));
+    let serves = || match imposter::ask(&caller.space, &tls, &asked.fqdn, asked.ip, &Ask::Status) {
+        Ok(Answer::Status(status)) => match status.holds {
+            Holds::Running(running) => running.linearizable,
+            held @ (Holds::Data { .. } | Holds::Blank | Holds::Unknown) => panic!("{held:?}\n{}", cluster.story()),
+        },
+        other => panic!("{other:?}\n{}", cluster.story()),
+    };
+    for _ in 0..2 {
+        until("it to say that it serves", PATIENCE, || serves().then_some(()), || cluster.story());
+        cluster.nodes[1..].iter().for_each(Node::pause_etcd);
+        until("it to say that it does not", PATIENCE, || (!serves()).then_some(()), || cluster.story());
+        cluster.nodes[1..].iter().for_each(Node::resume_etcd);
+    }
+    all_serve_again(&cluster, watch);
 }
 
 /// F7: one packet of a hundred lost and 200 ms in each direction: a join completes within five minutes.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use tokio::time::timeout_at;
+use tokio::time::{Instant as Deadline, timeout_at};
 
 use crate::agent::reach::Reach;
 use crate::agent::snapshot::Snapshots;
@@ -29,6 +29,8 @@ use crate::witness::Witness;
 
 /// How long a fresh look at etcd may take while a caller waits for the status.
 const FRESH: Duration = Duration::from_millis(1500);
+/// How long it may take for this agent's own decisions: three calls, each of which etcd has two seconds for.
+pub(crate) const THOROUGH: Duration = Duration::from_secs(6);
 
 /// A refusal with the same reason is noted again after this.
 const SAME_REFUSAL: Duration = Duration::from_secs(600);
@@ -105,7 +107,8 @@ impl Desk {
         self.reach.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The status right now: `Running` only when etcd answered just now.
+    /// The status right now: `Running` only when etcd answered just now. What it could not tell in time is not known of it: a read that is
+    /// still waiting for a quorum leaves it running, and not serving.
     pub async fn status(&self) -> Option<NodeStatus> {
         let seat = self.seat()?;
         let mut status = seat.status;
@@ -113,8 +116,8 @@ impl Desk {
         let halted = matches!(status.holds, Holds::Unknown);
         if let (Some(lineage), false) = (seat.lineage, halted) {
             // One limit for all: whoever asks waits little longer than that.
-            let limit = tokio::time::Instant::now() + FRESH;
-            let running = timeout_at(limit, self.running(lineage)).await.ok().flatten();
+            let limit = Deadline::now() + FRESH;
+            let running = self.running(lineage, limit).await;
             if running.as_ref().is_some_and(|running| running.linearizable) {
                 let records = timeout_at(limit, boots::recorded(&self.etcd, &seat.charter, &seat.own)).await;
                 // What this agent heard itself stands beside it; whoever reads them looks for the worst.
@@ -125,13 +128,14 @@ impl Desk {
         Some(status)
     }
 
-    /// What etcd says right now, the members it has not heard of included; none when it does not answer.
-    pub async fn running(&self, lineage: Id128) -> Option<Running> {
-        let (running, listened) = tokio::join!(running(&self.etcd, lineage), self.listen());
+    /// What etcd says until then, the members it has not heard of included; none when it does not answer.
+    pub async fn running(&self, lineage: Id128, limit: Deadline) -> Option<Running> {
+        let (running, listened) = tokio::join!(running(&self.etcd, lineage, limit), timeout_at(limit, self.listen()));
         let mut running = running?;
         // Without a look just now nothing is known of its connections.
-        if running.linearizable && listened.is_ok() {
-            let members = self.etcd.members().await.unwrap_or_default();
+        if running.linearizable && matches!(listened, Ok(Ok(()))) {
+            let members =
+                timeout_at(limit, self.etcd.members()).await.map_or_else(|_| Vec::new(), Result::unwrap_or_default);
             running.unheard = self.unheard(members.iter().map(|m| m.id).filter(|id| *id != running.member));
         }
         Some(running)
@@ -194,28 +198,30 @@ impl Desk {
     }
 }
 
-/// What etcd says of itself right now, its connections aside; none when it does not answer.
-pub async fn running(etcd: &Etcd, lineage: Id128) -> Option<Running> {
-    let status = etcd.status().await.ok()?;
-    // A learner refuses linearizable reads; without a leader they only run into the time limit.
-    let read = if status.learner || status.leader.is_none() { None } else { etcd.read("/kiln/activated").await.ok() };
-    let (read, alarms) = match read {
-        None => (None, Vec::new()),
+/// What etcd says of itself until then, its connections aside; none when it does not answer.
+pub async fn running(etcd: &Etcd, lineage: Id128, limit: Deadline) -> Option<Running> {
+    let status = timeout_at(limit, etcd.status()).await.ok()?.ok()?;
+    let read = async {
+        // A learner refuses linearizable reads; without a leader they only run into the time limit.
+        if status.learner || status.leader.is_none() {
+            return None;
+        }
+        let (_, revision) = etcd.read("/kiln/activated").await.ok()?;
         // Alarms that nobody could tell of must not read as none: that counts as no quorum.
-        Some(read) => match etcd.alarms().await {
-            Ok(alarms) => (Some(read), alarms),
-            Err(_) => (None, Vec::new()),
-        },
+        Some((revision, etcd.alarms().await.ok()?))
     };
+    let read = timeout_at(limit, read).await.ok().flatten();
+    let linearizable = read.is_some();
+    let (revision, alarms) = read.unwrap_or_default();
     Some(Running {
         lineage,
         raft_cluster: status.raft_cluster,
         member: status.member,
         learner: status.learner,
         leader: status.leader,
-        linearizable: read.is_some(),
+        linearizable,
         applied_index: status.applied_index,
-        revision: read.map_or(0, |(_, revision)| revision),
+        revision,
         alarms,
         unheard: Vec::new(),
     })

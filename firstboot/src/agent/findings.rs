@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::agent::desk::{Desk, Seat};
+use crate::agent::desk::{Desk, Seat, THOROUGH};
 use crate::agent::reach::Reach;
 use crate::agent::voters;
 use crate::digest::Id128;
@@ -59,7 +59,8 @@ impl Findings {
     /// # Errors
     /// When etcd does not answer here, or loses its quorum meanwhile.
     pub async fn look(desk: &Desk, seat: &Seat, lineage: Id128, caller: &Caller) -> Result<Self> {
-        let own = desk.running(lineage).await.context("etcd does not answer here")?;
+        let limit = Instant::now() + THOROUGH;
+        let own = desk.running(lineage, limit).await.context("etcd does not answer here")?;
         let mut findings = Self {
             cluster_version: desk.cluster_version(),
             snapshot: desk.snapshots.last(),
