@@ -105,14 +105,33 @@ fn c12_a_wiped_voter_that_reuses_its_id_loses_acknowledged_writes() {
 }
 
 /// Law 2 as well, etcd#2706: beside a leader that remembers it, a wiped voter dies at every start.
+///
+/// A leader that is elected after the accident remembers nothing of it and takes the wiped one back without a word, which is what makes this
+/// dangerous. A round in which the leader changes shows nothing, and there is another.
 #[test]
 #[ignore = "needs root and etcd"]
 fn e21_a_wiped_voter_started_again_under_its_id_panics() {
-    let mut cluster = three("static");
-    cluster.kill(1);
-    cluster.wipe(1);
-    cluster.start(1, "existing", "static", &[0, 1, 2]);
-    cluster.wait_logged(1, "is out of range [lastIndex(0)]");
+    let died = (0..10).any(|_| {
+        let mut cluster = three("static");
+        let reign = cluster.reign(0);
+        // The leader of this reign hears from the voter that it has these.
+        cluster.write(0, "remembered", OLD);
+        wait_count(&cluster, 1, "remembered");
+        cluster.kill(1);
+        cluster.wipe(1);
+        cluster.start(1, "existing", "static", &[0, 1, 2]);
+        until(
+            "the wiped voter to die, or another leader",
+            Duration::from_secs(60),
+            || {
+                let dies = cluster.log(1).contains("is out of range [lastIndex(0)]");
+                let goes_on = reign.is_some() && cluster.reign(0) == reign;
+                (dies || !goes_on).then_some(dies)
+            },
+            || cluster.log(1),
+        )
+    });
+    assert!(died, "in ten rounds no leader kept its place until the wiped voter had started");
 }
 
 /// E13: etcd hashes the second into a new member's id. Added, removed and added within one, it is the id that was removed for ever.
@@ -123,20 +142,23 @@ fn e13_a_member_added_again_within_the_second_cannot_be_added() {
     cluster.start(0, "new", "one", &[0]);
     cluster.wait_serving(0);
     let url = format!("--peer-urls={}", cluster.peer_url(1));
-    // The three calls take a tenth of a second; only when they straddle a full second does the second addition succeed.
-    let refused = (0..10).find_map(|_| {
-        let id = |text: String| text.split_whitespace().nth(1).expect("`Member ID added`").to_owned();
-        let first = id(cluster.ok(0, &["member", "add", "m1", "--learner", &url]));
-        cluster.ok(0, &["member", "remove", &first]);
-        let second = cluster.etcdctl(0, &["member", "add", "m1", "--learner", &url]);
-        if second.status.success() {
-            cluster.ok(0, &["member", "remove", &id(String::from_utf8_lossy(&second.stdout).into_owned())]);
-            return None;
-        }
-        Some(String::from_utf8_lossy(&second.stderr).into_owned())
-    });
-    let refused = refused.expect("ten times three calls, none within one second");
-    assert!(refused.contains("member"), "{refused}");
+    // Added and removed, again and again, until an addition falls into the second of the one before it.
+    let refused = until(
+        "two additions within one second",
+        Duration::from_secs(60),
+        || {
+            let added = cluster.etcdctl(0, &["member", "add", "m1", "--learner", &url]);
+            if !added.status.success() {
+                return Some(String::from_utf8_lossy(&added.stderr).into_owned());
+            }
+            let said = String::from_utf8_lossy(&added.stdout).into_owned();
+            let id = said.split_whitespace().nth(1).expect("`Member ID added`");
+            cluster.ok(0, &["member", "remove", id]);
+            None
+        },
+        || cluster.log(0),
+    );
+    assert!(refused.contains("member not found"), "{refused}");
 }
 
 /// H9: of three members of a static bootstrap two are enough to serve, and the one that never ran is listed as started.

@@ -130,10 +130,15 @@ impl BareCluster {
         );
     }
 
-    /// Writes `PREFIX0` to `PREFIX(COUNT-1)` through a member, each acknowledged.
+    /// Writes `PREFIX0` to `PREFIX(COUNT-1)` through a member, each until it is acknowledged: a leader may go meanwhile.
     pub fn write(&self, member: usize, prefix: &str, count: usize) {
         for n in 0..count {
-            self.ok(member, &["put", &format!("{prefix}{n}"), "x"]);
+            until(
+                &format!("m{member} to take a write"),
+                PATIENCE,
+                || self.etcdctl(member, &["put", &format!("{prefix}{n}"), "x"]).status.success().then_some(()),
+                || self.log(member),
+            );
         }
     }
 
@@ -144,12 +149,25 @@ impl BareCluster {
 
     /// Raft cluster id and a member's raft index, by its own word.
     pub fn standing(&self, member: usize) -> (u64, u64) {
-        let text = self.ok(member, &["endpoint", "status", "-w", "json"]);
-        let status: serde_json::Value = serde_json::from_str(&text).expect("etcdctl prints JSON");
-        let status = &status[0]["Status"];
-        let number = |value: &serde_json::Value| value.as_u64().expect("a number");
+        let status = self.status(member);
         (number(&status["header"]["cluster_id"]), number(&status["raftIndex"]))
     }
+
+    /// The term that a member leads in, by its own word; none when it follows.
+    pub fn reign(&self, member: usize) -> Option<u64> {
+        let status = self.status(member);
+        (status["leader"] == status["header"]["member_id"]).then(|| number(&status["raftTerm"]))
+    }
+
+    fn status(&self, member: usize) -> serde_json::Value {
+        let text = self.ok(member, &["endpoint", "status", "-w", "json"]);
+        let status: serde_json::Value = serde_json::from_str(&text).expect("etcdctl prints JSON");
+        status[0]["Status"].clone()
+    }
+}
+
+fn number(value: &serde_json::Value) -> u64 {
+    value.as_u64().expect("a number")
 }
 
 impl Drop for BareCluster {
