@@ -69,7 +69,7 @@ fn e20_a_member_removed_by_the_operator_is_evicted() {
     cluster.nodes[2].power_off();
     cluster.nodes[2].power_on();
     wait_evicted(&cluster, 2, third);
-    assert!(cluster.etcdctl(&["put", "after", "all"]).status.success(), "{}", cluster.story());
+    cluster.put("after", "all");
 }
 
 /// C17: VM snapshot rolled back. Everything loses its power, so nobody's memory but etcd's own tells of the later boot.
@@ -98,8 +98,7 @@ fn c17_a_volume_rolled_back_by_one_boot_halts_by_etcds_record_of_its_boots() {
     cluster.wait_said(2, "remembers boot 2 of the same volume");
     until("its etcd to be stopped", PATIENCE, || (!cluster.nodes[2].etcd_runs()).then_some(()), || cluster.story());
     cluster.wait_serving(&[0, 1]);
-    let said = cluster.etcdctl(&["put", "still", "serving"]);
-    assert!(said.status.success(), "{}", cluster.story());
+    cluster.put("still", "serving");
     kiln_tests::wait::holds(
         "it stays down",
         std::time::Duration::from_secs(5),
