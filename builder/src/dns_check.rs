@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "an edge: reads which servers this machine asks")]
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kiln_firstboot::dns::Dns;
@@ -14,6 +15,9 @@ use crate::dns_format::reverse_zone;
 use crate::dns_records::{Record, records};
 use crate::exit::Refusal;
 use crate::profile::Profile;
+
+/// How long a change may take to be everywhere, seconds. A secondary that is told of it has it in one or two.
+const SPREADING_SECS: u32 = 30;
 
 /// What servers said of the cluster's records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -118,6 +122,24 @@ pub async fn check(profile: &Profile, servers: &[IpAddr]) -> Result<DnsReport> {
         }
     }
     Ok(DnsReport { servers, rows })
+}
+
+/// As [`check`], again and again until every server says what it must, or for half a minute and more: secondaries hear of a change after their primary,
+/// and a resolver keeps for a while what it was told before. The last report.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_until_right(profile: &Profile, servers: &[IpAddr]) -> Result<DnsReport> {
+    for _ in 0..SPREADING_SECS {
+        let report = check(profile, servers).await?;
+        // Whoever is silent will not be right in a second either, and takes long to be asked.
+        let silent = report.rows.iter().flat_map(|row| &row.answers).any(|v| matches!(v, Verdict::Unknown { .. }));
+        if silent || report.is_right() {
+            return Ok(report);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    check(profile, servers).await
 }
 
 /// The servers this machine asks, and behind them those that the zones name.

@@ -11,7 +11,7 @@ use crate::profile::Profile;
 use crate::subnet::Subnet;
 
 /// Time to live of a record, seconds: a mended record is believed five minutes later at the latest.
-const TTL: u32 = 300;
+pub(crate) const TTL: u32 = 300;
 
 /// Whose words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

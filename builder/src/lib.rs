@@ -1,14 +1,15 @@
 //! The operator's side of kiln: lock inputs, build images, mint identities, run clusters.
 //!
 //! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`, `image_definition`, `etcd_release`, `release_list`,
-//! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `recipe_diff`, `cluster_files`, `dns_records`, `hygiene`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
+//! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `recipe_diff`, `cluster_files`, `dns_records`, `dns_format`, `dns_key`, `dns_update`, `base64`, `hygiene`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
 //! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive`, `resolve` and `package_move` ask
 //! package archives, `store` keeps, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
-//! what is not, `disk` makes disks, `disk_diff` and `verify` compare them, `host` is what hypervisors are asked, `trust` says whose they are, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
+//! what is not, `disk` makes disks, `disk_diff` and `verify` compare them, `host` is what hypervisors are asked, `dns_check` and `dns_apply` ask and tell DNS servers, by `dns_exchange`, `trust` says whose they are, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
 //! the log. `exit` turns errors into exit codes.
 
 pub mod archive;
 pub mod authority;
+pub(crate) mod base64;
 pub mod build;
 pub mod cli;
 pub mod clock;
@@ -18,9 +19,13 @@ pub mod debian_version;
 pub mod digesting;
 pub mod disk;
 pub mod disk_diff;
+pub mod dns_apply;
 pub mod dns_check;
+pub(crate) mod dns_exchange;
 pub mod dns_format;
+pub mod dns_key;
 pub mod dns_records;
+pub mod dns_update;
 pub mod etcd_release;
 pub mod exit;
 pub mod fetch;

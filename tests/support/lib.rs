@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod crowd;
 pub mod dns;
 pub mod dns_script;
+pub mod dns_servers;
 pub mod firewall;
 pub mod history;
 pub mod imposter;

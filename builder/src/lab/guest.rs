@@ -13,6 +13,7 @@ use super::machine::Machine;
 use super::record::Driver;
 use super::vm::Vm;
 use super::{Live, Run};
+use crate::base64;
 use crate::exit::Refusal;
 use crate::tool::{self, ToolError};
 
@@ -96,7 +97,7 @@ fn run_by_agent(vm: &Vm<'_>, host: &Host, command: &[String]) -> anyhow::Result<
         if answer["exited"] == true {
             let code = answer["exitcode"].as_i64();
             let signal = answer["signal"].as_i64().map(|s| 128 + s);
-            let data = |key: &str| decode_base64(answer[key].as_str().unwrap_or_default());
+            let data = |key: &str| base64::decode(answer[key].as_str().unwrap_or_default());
             return Ok(Outcome {
                 code: code.or(signal).unwrap_or(-1),
                 stdout: data("out-data").context("reading its output")?,
@@ -111,44 +112,5 @@ impl Live<'_> {
     /// The driver that runs the nodes.
     pub fn driver(&self) -> Driver {
         self.record.driver
-    }
-}
-
-/// Decodes base64 (RFC 4648 §4), as the guest agent writes it.
-fn decode_base64(text: &str) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut held) = (0u32, 0);
-    for c in text.bytes().filter(|c| *c != b'=') {
-        let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            other => bail!("`{}` is no base64 digit", char::from(other)),
-        };
-        bits = (bits << 6) | u32::from(value);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push(u8::try_from((bits >> held) & 0xff)?);
-        }
-    }
-    Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn decodes_the_examples_of_the_rfc() {
-        for (text, bytes) in
-            [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmFy", "foobar")]
-        {
-            assert_eq!(decode_base64(text).unwrap(), bytes.as_bytes());
-        }
-        assert_eq!(decode_base64("/+8=").unwrap(), [0xff, 0xef]);
-        assert!(decode_base64("Z!").unwrap_err().to_string().contains("no base64 digit"));
     }
 }
