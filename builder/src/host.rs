@@ -7,6 +7,11 @@
 //! kiln finds its own machines by what it wrote on them ([`Mark`]), never by their name alone, and leaves all others alone.
 #![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
+pub mod libvirt;
+mod open;
+
+pub use self::open::open;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -253,7 +258,8 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// When it runs or cannot be removed.
     fn destroy(&self, machine: &Machine, with_data: bool) -> anyhow::Result<()>;
 
-    /// Removes images of kiln's that no volume lies over and that are not among `keep`, and what broken uploads left behind.
+    /// Removes images of kiln's that no volume lies over and whose files' sha256 ([`Image::sha256`]) are not among `keep`, and what broken
+    /// uploads left behind.
     ///
     /// # Errors
     /// A refusal when a volume's backing chain cannot be read: what it needs is then not known.

@@ -70,8 +70,19 @@ pub struct Network {
     pub ntp_servers: Vec<String>,
     /// Who may reach the client port; the subnet unless said otherwise.
     pub client_cidrs: Vec<Subnet>,
-    /// MTU of the bridge, where it is not the hosts' default.
+    /// MTU of the bridge, where it is not the hosts' default. With a VXLAN it is always said: see [`Vxlan::room`].
     pub mtu: Option<u32>,
+    /// The tunnel that joins the hosts' bridges, where no cable or VLAN does.
+    pub vxlan: Option<Vxlan>,
+}
+
+/// A VXLAN between the hosts, over which their bridges are one network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Its number (VNI), the same on all hosts.
+    pub id: u32,
+    /// MTU of the network between the hosts.
+    pub underlay_mtu: u32,
 }
 
 /// Which etcd, and how it is set.
@@ -228,17 +239,49 @@ pub struct Host {
     pub kind: HostKind,
     /// Where its driver finds it: a libvirt URI or the URL of a Proxmox API.
     pub endpoint: Option<String>,
+    /// Its own address on the network between the hosts: the end of its VXLAN tunnels.
+    pub address: Option<IpAddr>,
 }
 
 /// What drives a host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostKind {
     /// libvirt by `virsh`.
-    Libvirt,
+    Libvirt(Libvirt),
     /// Proxmox VE by its REST API.
     Proxmox,
     /// Only ever simulated by `kiln lab`.
     Lab,
+}
+
+/// How kiln uses a libvirt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Libvirt {
+    /// The storage pool of its volumes: a directory.
+    pub pool: String,
+    /// How machines compute; what the host offers best unless said otherwise.
+    pub accelerator: Option<Accelerator>,
+    /// How disks are cached.
+    pub cache: Cache,
+}
+
+/// What a machine's processor is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The hardware's virtualisation.
+    Kvm,
+    /// QEMU's translator: works everywhere, several times slower.
+    Tcg,
+}
+
+/// How a host caches what a machine writes. Either way a write that the machine has flushed is on the host's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// Not at all (`cache='none' io='native'`): flushes take the time the disk takes, and the host's memory is the machines'. Needs a file
+    /// system that knows `O_DIRECT`.
+    None,
+    /// In the host's memory until flushed: for file systems without `O_DIRECT`, such as tmpfs before Linux 6.6 and some network ones.
+    Writeback,
 }
 
 /// A node, which is one member of the cluster.
@@ -297,6 +340,13 @@ impl Profile {
     /// Nodes of one host.
     pub fn nodes_of<'p>(&'p self, host: &'p str) -> impl Iterator<Item = &'p Node> {
         self.nodes.iter().filter(move |n| n.host == host)
+    }
+}
+
+impl Vxlan {
+    /// MTU that is left inside: 50 bytes less over IPv4, 70 over IPv6, for the inner Ethernet header (14), VXLAN (8), UDP (8) and IP (20 or 40).
+    pub fn room(&self, ipv6: bool) -> u32 {
+        self.underlay_mtu.saturating_sub(if ipv6 { 70 } else { 50 })
     }
 }
 

@@ -66,6 +66,15 @@ enum Stdin {
     Pipe(Arc<io::PipeReader>),
 }
 
+/// Where a program's standard output goes.
+#[derive(Clone, Debug, Default)]
+enum Stdout {
+    #[default]
+    Log,
+    File(PathBuf),
+    Pipe(Arc<io::PipeWriter>),
+}
+
 /// A command about to be run.
 #[derive(Clone, Debug)]
 pub struct Tool {
@@ -75,7 +84,7 @@ pub struct Tool {
     env_remove: Vec<OsString>,
     dir: Option<PathBuf>,
     stdin: Stdin,
-    stdout: Option<PathBuf>,
+    stdout: Stdout,
     log: Option<PathBuf>,
 }
 
@@ -97,7 +106,7 @@ impl Tool {
             env_remove: Vec::new(),
             dir: None,
             stdin: Stdin::Null,
-            stdout: None,
+            stdout: Stdout::Log,
             log: None,
         }
     }
@@ -161,7 +170,14 @@ impl Tool {
     /// Writes its standard output to a file instead of the log.
     #[must_use]
     pub fn stdout_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.stdout = Some(path.into());
+        self.stdout = Stdout::File(path.into());
+        self
+    }
+
+    /// Writes its standard output into this pipe, whose other end another thread reads. The writer is dropped when the program ends.
+    #[must_use]
+    pub fn stdout_pipe(mut self, writer: io::PipeWriter) -> Self {
+        self.stdout = Stdout::Pipe(Arc::new(writer));
         self
     }
 
@@ -181,8 +197,8 @@ impl Tool {
         let argv = std::iter::once(&self.program).chain(&self.args).map(|w| shell_quote(&w.to_string_lossy()));
         let line = words.chain(argv).collect::<Vec<_>>().join(" ");
         match &self.stdout {
-            Some(path) => format!("{line} > {}", shell_quote(&path.to_string_lossy())),
-            None => line,
+            Stdout::File(path) => format!("{line} > {}", shell_quote(&path.to_string_lossy())),
+            Stdout::Log | Stdout::Pipe(_) => line,
         }
     }
 
@@ -237,13 +253,13 @@ impl Tool {
             Some(path) => {
                 let file = open_log(path).map_err(io_error)?;
                 expression = expression.stderr_file(file.try_clone().map_err(io_error)?);
-                if self.stdout.is_none() {
+                if matches!(self.stdout, Stdout::Log) {
                     expression = expression.stdout_file(file);
                 }
             }
             None => {
                 expression = expression.stderr_null();
-                if self.stdout.is_none() {
+                if matches!(self.stdout, Stdout::Log) {
                     expression = expression.stdout_null();
                 }
             }
@@ -270,9 +286,11 @@ impl Tool {
         if let Some(dir) = &self.dir {
             expression = expression.dir(dir);
         }
-        if let Some(path) = &self.stdout {
-            expression = expression.stdout_path(path);
-        }
+        expression = match &self.stdout {
+            Stdout::Log => expression,
+            Stdout::File(path) => expression.stdout_path(path),
+            Stdout::Pipe(writer) => expression.stdout_file(writer.try_clone()?),
+        };
         Ok(match &self.stdin {
             Stdin::Null => expression.stdin_null(),
             Stdin::File(path) => expression.stdin_path(path),
@@ -294,7 +312,7 @@ impl Tool {
         let mut expression = self.expression().map_err(io_error)?.stderr_file(log.try_clone().map_err(io_error)?);
         if capture {
             expression = expression.stdout_capture();
-        } else if self.stdout.is_none() {
+        } else if matches!(self.stdout, Stdout::Log) {
             expression = expression.stdout_file(log.try_clone().map_err(io_error)?);
         }
         stay_if_ending();
@@ -548,6 +566,17 @@ mod tests {
         assert!(!sh("exit 1").succeeds().unwrap());
         let killed = sh("kill -9 $$").succeeds().unwrap_err();
         assert!(matches!(killed, ToolError::Failed { code: None, ref ended, .. } if ended == "killed by signal 9"));
+    }
+
+    #[test]
+    fn a_pipe_takes_its_output_and_ends_with_it() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let reading = std::thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).map(|_| text)
+        });
+        sh("echo out; echo err >&2").stdout_pipe(writer).run().unwrap();
+        assert_eq!(reading.join().unwrap().unwrap(), "out\n");
     }
 
     #[test]

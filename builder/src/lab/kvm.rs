@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 
-use super::domain_xml::Accelerator;
 use super::host::Host;
+use crate::profile::Accelerator;
 
 /// How long the kernel has to speak. With working virtualisation it does within two seconds, grub included.
 const SPEAKS_WITHIN: Duration = Duration::from_secs(12);

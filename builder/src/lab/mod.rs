@@ -3,7 +3,7 @@
 //! Nothing of the machine is touched. All that lasts is the lab's directory; all that runs hangs off one process (see [`host`]),
 //! so that [`Lab::down`] leaves nothing behind, whatever state a crash left the lab in.
 //!
-//! Pure: [`dns`], [`dhcp`], [`domain_xml`], [`status`], [`container`]'s command line. Edges: all others.
+//! Pure: [`dns`], [`dhcp`], [`status`], [`container`]'s command line. Edges: all others.
 #![expect(clippy::disallowed_methods, reason = "an edge: copies seeds into the lab")]
 
 pub mod admission;
@@ -12,7 +12,6 @@ pub mod data_disk;
 pub mod dhcp;
 pub mod dns;
 pub mod dnsmasq;
-pub mod domain_xml;
 pub mod guest;
 pub mod host;
 pub mod kvm;
@@ -32,12 +31,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::exit::Refusal;
 use crate::pki::Pki;
-use crate::profile::{Node, Profile};
+use crate::profile::{Accelerator, Node, Profile};
 use crate::store::{RootKind, Store};
 use container::Container;
 use data_disk::DataDisk;
 use dnsmasq::Dnsmasq;
-use domain_xml::Accelerator;
 use host::{Host, TREE, node_dir, tree_of};
 use machine::Machine;
 use record::{Driver, LabImage, Lock, Record};

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use camino::Utf8Path;
 
-use super::domain_xml::{self, Accelerator, Domain};
 use super::host::Host;
 use super::machine::Machine;
+use crate::host::libvirt::domain_xml::{self, Domain};
+use crate::profile::{Accelerator, Cache};
 use crate::tool::{Tool, ToolError};
 
 /// How long libvirtd may take until it answers; it asks every QEMU it finds for its features, about two seconds each.
@@ -158,7 +159,9 @@ impl Vm<'_> {
         Domain {
             name: self.machine.name(),
             uuid: self.uuid.to_owned(),
+            note: None,
             accelerator,
+            cache: Cache::Writeback,
             memory_mib: self.machine.node.memory_mib,
             vcpus: self.machine.node.vcpus,
             root: self.dir.join("root.qcow2"),
@@ -166,7 +169,8 @@ impl Vm<'_> {
             seed: self.dir.join("seed.tar"),
             console: self.dir.join("console.log"),
             bridge: "br0".into(),
-            tap: format!("tap{}", self.machine.index()),
+            tap: Some(format!("tap{}", self.machine.index())),
+            mtu: None,
             mac: self.machine.node.mac,
         }
     }

@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use kiln_firstboot::cluster::{CompactionMode, EtcdSettings};
 use kiln_firstboot::version::EtcdVersion;
 
-use super::{AcceptedHazard, Etcd, EtcdOrigin, EtcdSource, Host, HostKind, Network, WantedVersion};
+use super::{
+    Accelerator, AcceptedHazard, Cache, Etcd, EtcdOrigin, EtcdSource, Host, HostKind, Libvirt, Network, Vxlan,
+    WantedVersion,
+};
 use crate::hazard::{self, HAZARDS, Weight};
 use crate::subnet::Subnet;
 use crate::toml_reader::{Item, Table};
@@ -40,6 +43,7 @@ pub(super) fn network(table: &Table<'_>) -> Option<Network> {
     let dns_servers = list(table, "dns_servers", |i| i.parse("write an IP address"));
     let client_cidrs = list(table, "client_cidrs", |i| i.parse("write it as NETWORK/PREFIX"));
     let mtu = table.get("mtu").and_then(|i| i.small_integer(1280..=9216));
+    let vxlan = table.get("vxlan").and_then(|i| vxlan(&i));
     // Only now: giving up earlier would leave problems unsaid.
     Some(Network {
         bridge: bridge?,
@@ -49,7 +53,21 @@ pub(super) fn network(table: &Table<'_>) -> Option<Network> {
         ntp_servers: ntp_servers.unwrap_or_default(),
         client_cidrs: client_cidrs.unwrap_or_else(|| subnet.into_iter().collect()),
         mtu,
+        vxlan,
     })
+}
+
+fn vxlan(item: &Item<'_>) -> Option<Vxlan> {
+    let table = item.table()?;
+    let id = table.need("id", "number the tunnel, the same on all hosts: `id = 103`");
+    let id = id.and_then(|i| i.small_integer(1..=0xff_ffff));
+    // At least what IPv6 demands of the network inside, and the longest header around it.
+    let underlay_mtu = match table.get("underlay_mtu") {
+        Some(item) => item.small_integer(1350..=9216),
+        None => Some(1500),
+    };
+    table.finish();
+    Some(Vxlan { id: id?, underlay_mtu: underlay_mtu? })
 }
 
 pub(super) fn etcd(table: Option<&Table<'_>>) -> Etcd {
@@ -206,12 +224,42 @@ pub(super) fn host(name: &str, item: &Item<'_>) -> Option<Host> {
         item.problem(format!("`{name}` is not a host's name"), super::check::LABEL_RULE);
     }
     let table = item.table()?;
-    let kinds = [("libvirt", HostKind::Libvirt), ("proxmox", HostKind::Proxmox), ("lab", HostKind::Lab)];
+    let kinds = ["libvirt", "proxmox", "lab"].map(|w| (w, w));
     let kind =
         table.need("kind", "write `kind = \"libvirt\"`, `\"proxmox\"` or `\"lab\"`").and_then(|i| i.word(&kinds));
     let endpoint = table.get("endpoint").and_then(|i| url(&i));
+    let address =
+        table.get("address").and_then(|i| i.parse("write the host's address on the network between the hosts"));
+    // What another kind has is an unknown field here.
+    let kind = kind.map(|kind| match kind {
+        "libvirt" => HostKind::Libvirt(libvirt(&table)),
+        "proxmox" => HostKind::Proxmox,
+        _lab => HostKind::Lab,
+    });
     table.finish();
-    Some(Host { name: name.to_owned(), kind: kind?, endpoint })
+    Some(Host { name: name.to_owned(), kind: kind?, endpoint, address })
+}
+
+fn libvirt(table: &Table<'_>) -> Libvirt {
+    let pool = table.get("pool").and_then(|item| {
+        let text = item.text()?;
+        let sound = text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if !sound {
+            item.problem(
+                format!("`{text}` is not the name of a storage pool"),
+                "use letters, digits, `-`, `_` and `.`",
+            );
+        }
+        Some(text.to_owned())
+    });
+    let accelerators = [("kvm", Accelerator::Kvm), ("tcg", Accelerator::Tcg)];
+    let caches = [("none", Cache::None), ("writeback", Cache::Writeback)];
+    Libvirt {
+        pool: pool.unwrap_or_else(|| "default".to_owned()),
+        accelerator: table.get("accelerator").and_then(|i| i.word(&accelerators)),
+        cache: table.get("cache").and_then(|i| i.word(&caches)).unwrap_or(Cache::None),
+    }
 }
 
 fn url(item: &Item<'_>) -> Option<String> {
