@@ -15,6 +15,7 @@ pub mod history;
 pub mod imposter;
 pub mod lab;
 pub mod lab_writer;
+pub mod libvirt_host;
 pub mod linearizable;
 pub mod membership;
 pub mod netns;

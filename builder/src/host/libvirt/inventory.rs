@@ -214,7 +214,10 @@ impl Inventory {
                 format!("rename it, or remove it if nobody needs it: virsh domrename {} NEW-NAME", shell_quote(given));
             return Err(Refusal::new(what, remedy));
         }
-        let Some(standing) = self.domains.iter().find(|d| d.mark() == Some(mark)) else { return Ok(None) };
+        let ours = || self.domains.iter().filter(|d| d.mark() == Some(mark));
+        let Some(standing) = ours().find(|d| d.found.uuid == machine.uuid).or_else(|| ours().next()) else {
+            return Ok(None);
+        };
         let mut trouble = self.trouble(standing);
         if standing.found.uuid != machine.uuid {
             trouble.push(Lack {
@@ -241,16 +244,27 @@ impl Inventory {
         let mut say = |what: String, remedy: String| trouble.push(Lack { what, remedy });
         let (given, name) = (&standing.found.name, volume_name::machine(&note.mark));
         let quoted = shell_quote(given);
-        if given != &name {
-            say(format!("it was renamed from `{name}`"), format!("virsh domrename {quoted} {name}"));
-        }
-        let same: Vec<&str> =
-            self.domains.iter().filter(|d| d.mark() == Some(&note.mark)).map(|d| d.found.name.as_str()).collect();
-        if let Some(other) = same.iter().find(|n| *n != given) {
-            say(
-                format!("`{other}` says it is the same node"),
-                format!("undefine the one that is a copy: virsh undefine {}", shell_quote(other)),
-            );
+        let same = self.domains.iter().filter(|d| d.mark() == Some(&note.mark)).map(|d| d.found.name.as_str());
+        let others: Vec<&str> = same.filter(|n| n != given).collect();
+        // The copy is the one that was given another name; where neither has the node's, only a person can tell.
+        let copy = if others.contains(&name.as_str()) { Some(given.as_str()) } else { None };
+        let copy = copy.or_else(|| (given == &name).then(|| others.first().copied()).flatten());
+        match (copy, others.first()) {
+            (Some(copy), _) if copy == given => {
+                say(format!("it is a copy of `{name}`"), format!("virsh undefine {quoted}"));
+            }
+            (Some(copy), _) => {
+                say(format!("`{copy}` says it is the same node"), format!("virsh undefine {}", shell_quote(copy)));
+            }
+            (None, Some(other)) => {
+                let remedy =
+                    format!("find out which is the copy, virsh undefine that, and virsh domrename the other {name}");
+                say(format!("`{other}` says it is the same node"), remedy);
+            }
+            (None, None) if given != &name => {
+                say(format!("it was renamed from `{name}`"), format!("virsh domrename {quoted} {name}"));
+            }
+            (None, None) => {}
         }
         if !standing.snapshots.is_empty() {
             say(

@@ -123,7 +123,9 @@ impl Virsh {
         take: impl FnOnce(io::PipeReader) -> io::Result<T> + Send,
     ) -> anyhow::Result<T> {
         let (reader, writer) = io::pipe().context("making a pipe")?;
-        let tool = self.tool().args(["vol-download", "--pool", pool, "--vol", volume, "--file", "/dev/stdout"]);
+        // Else virsh ends with a newline, as after every command.
+        let tool =
+            self.tool().arg("--quiet").args(["vol-download", "--pool", pool, "--vol", volume, "--file", "/dev/stdout"]);
         let tool = tool.stdout_pipe(writer);
         std::thread::scope(|scope| {
             let taking = scope.spawn(move || take(reader));
