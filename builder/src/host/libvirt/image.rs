@@ -78,7 +78,7 @@ impl Libvirt {
                     );
                     return Err(Refusal::new(what, remedy).into());
                 }
-                self.prove(&inventory, &name)?;
+                self.prove(&name, &inventory.volume(&name).context("the image is gone again")?.mtime)?;
                 Ok(Transfer { bytes: 0 })
             }
             State::Absent | State::Unfinished => {
@@ -92,7 +92,7 @@ impl Libvirt {
         let (free, taken) = (inventory.pool.available, inventory.volume(name).map_or(0, |v| v.length));
         if free.saturating_add(taken) < image.bytes {
             bail!(
-                "the pool `{}` has {free} bytes free, and the image has {}\n  hint: make room, or let old images go: kiln host gc",
+                "the pool `{}` has {free} bytes free, and the image has {}\n  hint: make room, or name another pool: `pool = ` in [hosts.NAME]",
                 self.pool,
                 image.bytes
             );
@@ -113,7 +113,9 @@ impl Libvirt {
             }
             return done;
         }
-        self.prove(&self.look(|v| v == name)?, name)
+        let written = Volume::parse(&self.virsh.read(&["vol-dumpxml", "--pool", &self.pool, name])?)?;
+        self.prove(name, &written.mtime)?;
+        self.virsh.run(&["vol-delete", "--pool", &self.pool, &volume_name::upload(name)])
     }
 
     /// Uploads, and reads back what has arrived.
@@ -139,14 +141,10 @@ impl Libvirt {
         Ok(())
     }
 
-    /// Notes that the bytes as they are now were read back and whole.
-    fn prove(&self, inventory: &Inventory, name: &str) -> anyhow::Result<()> {
-        let volume = inventory.volume(name).context("the image is gone again")?;
-        let proof = volume_name::proof(name, &volume.mtime);
-        if !inventory.has(&proof) {
-            self.virsh.run(&["vol-create-as", &self.pool, &proof, "0", "--format", "raw"])?;
-        }
-        self.end_upload(inventory, name)
+    /// Notes that the bytes that last changed then were read back and whole.
+    fn prove(&self, name: &str, mtime: &str) -> anyhow::Result<()> {
+        let proof = volume_name::proof(name, mtime);
+        self.virsh.run(&["vol-create-as", &self.pool, &proof, "0", "--format", "raw"])
     }
 
     /// Removes the mark of an upload that has ended, if there is one.

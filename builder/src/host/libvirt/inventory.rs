@@ -128,6 +128,12 @@ pub fn parse_volume_list(table: &str) -> Vec<(String, Utf8PathBuf)> {
     rows(table).filter_map(read).collect()
 }
 
+/// The UUIDs that stand in lines of their own.
+pub fn parse_uuids(text: &str) -> Vec<String> {
+    let is_uuid = |line: &&str| line.len() == 36 && line.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    text.lines().map(str::trim).filter(is_uuid).map(str::to_owned).collect()
+}
+
 /// Names in `virsh pool-list --all`, and whether each is active.
 pub fn parse_pool_list(table: &str) -> Vec<(String, bool)> {
     let read = |row: &str| {
@@ -359,5 +365,119 @@ impl Inventory {
             open || standing.found.disks.iter().any(|(_, file)| over(file))
         };
         self.domains.iter().find(uses).map(|d| d.found.name.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::libvirt::domain_xml::{render, tests::hosted};
+
+    fn standing() -> Standing {
+        let domain = hosted();
+        let dominfo = "State:          shut off\nPersistent:     yes\nAutostart:      disable\nManaged save:   no\n";
+        let head = " Name   Creation Time   State\n-------------------------------\n";
+        Standing::parse(&render(&domain), &render(&domain), dominfo, head).unwrap()
+    }
+
+    fn inventory(domains: Vec<Standing>) -> Inventory {
+        let note = domains[0].found.note.clone().unwrap();
+        let pool = Pool { path: "/var/lib/libvirt/images".into(), ..Pool::default() };
+        let mut inventory = Inventory { host: "pve1".into(), pool, volumes: BTreeMap::new(), domains };
+        inventory.volumes = inventory.disks(&note).map(|(_, volume)| (volume, None)).into();
+        inventory
+    }
+
+    fn machine() -> Machine {
+        let domain = hosted();
+        Machine {
+            mark: domain.note.unwrap().mark,
+            uuid: domain.uuid,
+            memory_mib: domain.memory_mib,
+            vcpus: domain.vcpus,
+            data_gib: 1,
+            bridge: domain.bridge,
+            mtu: domain.mtu,
+            mac: domain.mac,
+        }
+    }
+
+    #[test]
+    fn reads_the_tables_that_virsh_prints() {
+        let head = " Name             Path\n----------------------------------------------------\n";
+        let list = format!("{head} a b.qcow2        /p/a b.qcow2\n kiln-1.qcow2     /p/kiln-1.qcow2\n x   /p q/x\n\n");
+        let names: Vec<_> = parse_volume_list(&list).into_iter().map(|(n, p)| format!("{n} in {p}")).collect();
+        assert_eq!(names, ["a b.qcow2 in /p/a b.qcow2", "kiln-1.qcow2 in /p/kiln-1.qcow2", "x in /p q/x"]);
+        let pools = " Name      State      Autostart\n---------------------------\n default   active     yes\n iso       inactive   no\n";
+        assert_eq!(parse_pool_list(pools), [("default".into(), true), ("iso".into(), false)]);
+        let domains = " Id   Name   State\n--------------------\n -    foo    shut off\n\n2ed6657d-e927-568b-95e1-2665a8aea6a2\n\n";
+        assert_eq!(parse_uuids(domains), ["2ed6657d-e927-568b-95e1-2665a8aea6a2"]);
+    }
+
+    #[test]
+    fn a_sound_machine_is_seen_whole_and_in_no_trouble() {
+        let inventory = inventory(vec![standing()]);
+        let found = inventory.machine(&machine()).unwrap().unwrap();
+        let seen = inventory.seen(found).unwrap();
+        let note = found.found.note.clone().unwrap();
+        assert_eq!(
+            (seen.root, seen.previous, seen.seed, seen.running),
+            (Some(note.root), None, Some(note.seed), false)
+        );
+        assert_eq!(seen.trouble, []);
+        assert_eq!(inventory.strays(&note.mark, Some(&note)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn of_two_machines_with_one_mark_the_one_with_another_name_is_the_copy() {
+        let mut copy = standing();
+        copy.found.name = "aaa".into();
+        copy.found.uuid = "11111111-1111-4111-8111-111111111111".into();
+        let both = inventory(vec![copy.clone(), standing()]);
+        let remedies = |inventory: &Inventory, i: usize| {
+            let trouble = inventory.trouble(&inventory.domains[i]);
+            trouble.into_iter().map(|lack| lack.remedy).collect::<Vec<_>>()
+        };
+        assert_eq!(remedies(&both, 0), ["virsh undefine aaa"]);
+        assert_eq!(remedies(&both, 1), ["virsh undefine aaa"]);
+        let refused = both.machine(&machine()).unwrap_err();
+        assert_eq!(refused.remedy, "virsh undefine aaa");
+        // Neither has the node's name: nobody is advised away.
+        let mut renamed = standing();
+        renamed.found.name = "bbb".into();
+        let neither = inventory(vec![copy, renamed]);
+        assert!(remedies(&neither, 0)[0].starts_with("find out which is the copy"));
+        assert!(remedies(&neither, 1)[0].starts_with("find out which is the copy"));
+    }
+
+    #[test]
+    fn whatever_somebody_else_has_open_is_used_and_our_own_only_while_it_runs() {
+        let mut stranger = standing();
+        stranger.found.note = None;
+        stranger.found.name = "theirs".into();
+        let own = machine().mark;
+        let mut with = inventory(vec![standing(), stranger]);
+        let root = volume_name::root(&own, &with.domains[0].found.note.as_ref().unwrap().root);
+        assert_eq!(with.user_of(&root, Some(&own)), Some("theirs"));
+        with.domains.pop();
+        assert_eq!(with.user_of(&root, Some(&own)), None);
+        with.domains[0].running = true;
+        assert_eq!(with.user_of(&root, Some(&own)), Some("k8s0.k8s0etcd1"));
+        // What another volume of the node lies over counts too.
+        let base = "kiln-e3b0c44298fc.qcow2";
+        let over = Volume { backing: Some(with.path(base)), ..Volume::default() };
+        with.volumes.insert(root, Some(over));
+        assert_eq!(with.user_of(base, None), Some("k8s0.k8s0etcd1"));
+    }
+
+    #[test]
+    fn a_qcow2_that_libvirt_could_not_read_has_a_chain_that_nobody_knows() {
+        let volume =
+            |inside: &str| Volume::parse(&format!("<volume><capacity>20</capacity>{inside}</volume>")).unwrap();
+        let header = "<target><format type='qcow2'/><compat>1.1</compat></target>";
+        assert!(volume(header).chain_known && volume("<target><format type='raw'/></target>").chain_known);
+        assert!(!volume("<target><format type='qcow2'/></target>").chain_known);
+        let over = volume("<target><format type='vmdk'/></target><backingStore><path>/p/x</path></backingStore>");
+        assert_eq!((over.chain_known, over.backing), (true, Some("/p/x".into())));
     }
 }

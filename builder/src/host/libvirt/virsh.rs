@@ -24,7 +24,7 @@ pub(super) struct Virsh {
     uri: String,
 }
 
-/// A command and its arguments.
+/// A command and its arguments; after a word `;` another one, whose answer belongs to the first's.
 pub(super) type Words = Vec<String>;
 
 /// Puts a command together.
@@ -147,7 +147,7 @@ fn mark(i: usize) -> String {
 
 /// A command as virsh reads it: quotes and backslashes mean to it what they mean to a shell.
 fn line(command: &[String]) -> String {
-    command.iter().map(|w| shell_quote(w)).collect::<Vec<_>>().join(" ")
+    command.iter().map(|w| if w == ";" { w.clone() } else { shell_quote(w) }).collect::<Vec<_>>().join(" ")
 }
 
 fn answer(printed: &str, i: usize) -> Option<&str> {
