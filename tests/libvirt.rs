@@ -5,11 +5,16 @@
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::time::Duration;
 
+use camino::Utf8Path;
 use kiln_builder::exit::Refusal;
 use kiln_builder::host::libvirt::volume_name;
 use kiln_builder::host::{Host, Image, Machine, Need, Transfer, Watch};
+use kiln_builder::host_network;
+use kiln_builder::profile::Profile;
 use kiln_firstboot::digest::Sha256Digest;
 use kiln_tests::libvirt_host::{LibvirtHost, Silent, machine, root, seed};
+use kiln_tests::node::text;
+use kiln_tests::program::{run, workspace};
 
 /// What a refusal says, with its hint. That it is one is part of it.
 fn refusal<T: std::fmt::Debug>(result: anyhow::Result<T>) -> String {
@@ -397,18 +402,7 @@ fn images_go_only_when_every_chain_was_read_and_none_needs_them() {
     // Somebody's machine lies over one of them, in another pool, and libvirt was not told.
     let over = world.pool().join(volume_name::image(&elsewhere.sha256));
     let (here, there) = (world.scratch().join("over.qcow2"), world.path("/run/other/over.qcow2"));
-    kiln_tests::program::run(&[
-        "qemu-img",
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-b",
-        over.as_str(),
-        "-F",
-        "qcow2",
-        here.as_str(),
-    ]);
+    run(&["qemu-img", "create", "-q", "-f", "qcow2", "-b", over.as_str(), "-F", "qcow2", here.as_str()]);
     fs_err::copy(&here, there).unwrap();
     // An upload that never ended.
     let begun = "kiln-0123456789ab";
@@ -484,4 +478,67 @@ fn a_host_that_goes_away_between_any_two_logins_loses_nothing() {
     }
     host.collect(&[]).unwrap();
     assert_eq!(world.volumes(), Vec::<String>::new());
+}
+
+/// The tutorial's profile, its hosts joined by a tunnel.
+fn tunnelled() -> Profile {
+    let mut profile = fs_err::read_to_string(workspace().join("profiles/k8s0.toml")).unwrap();
+    profile = profile.replacen("bridge = ", "vxlan = { id = 103 }\nbridge = ", 1);
+    for (i, host) in ["pve1", "pve2"].iter().enumerate() {
+        let table = format!("[hosts.{host}]\n");
+        profile = profile.replace(&table, &format!("{table}address = \"192.0.2.{}\"\n", i + 1));
+    }
+    Profile::parse(Utf8Path::new("profiles/k8s0.toml"), &profile).unwrap()
+}
+
+#[test]
+#[ignore = "needs netplan: tests/run"]
+fn netplan_makes_of_what_kiln_says_a_bridge_and_a_tunnel_of_one_size() {
+    let profile = tunnelled();
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("etc/netplan/60-kiln-k8s0.yaml");
+    fs_err::create_dir_all(plan.parent().unwrap()).unwrap();
+    fs_err::write(&plan, host_network::netplan(&profile, &profile.hosts[1]).unwrap()).unwrap();
+    fs_err::set_permissions(&plan, std::fs::Permissions::from_mode(0o600)).unwrap();
+    run(&["netplan", "generate", "--root-dir", &text(dir.path())]);
+    let made = |file: &str| fs_err::read_to_string(dir.path().join("run/systemd/network").join(file)).unwrap();
+    let tunnel = made("10-netplan-vx103.netdev");
+    for line in
+        ["Kind=vxlan", "VNI=103", "Local=192.0.2.2", "Remote=192.0.2.1", "DestinationPort=4789", "MTUBytes=1450"]
+    {
+        assert!(tunnel.lines().any(|l| l == line), "{line}\n{tunnel}");
+    }
+    assert!(made("10-netplan-vx103.network").contains("Bridge=k8s0-etcd"));
+    let bridge = made("10-netplan-k8s0-etcd.netdev");
+    assert!(bridge.contains("Kind=bridge") && bridge.contains("MTUBytes=1450"), "{bridge}");
+}
+
+#[test]
+#[ignore = "needs root and libvirtd: tests/run"]
+fn a_libvirt_network_of_kilns_answers_what_the_cluster_lives_by() {
+    let world = LibvirtHost::new();
+    let profile = tunnelled();
+    let file = world.scratch().join("network.xml");
+    fs_err::write(&file, host_network::libvirt(&profile).unwrap()).unwrap();
+    world.virsh(&["net-define", "--validate", file.as_str()]);
+    world.virsh(&["net-start", "k8s0"]);
+    let ask = |question: &[&str]| {
+        let answer = world.on_host("dig", &[&["@10.103.0.1", "+short", "+tries=3"], question].concat());
+        let mut lines: Vec<String> = answer.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    for node in &profile.nodes {
+        let (name, address) = (node.fqdn.to_string(), node.address.to_string());
+        assert_eq!(ask(&[&name, "A"]), [address.clone()]);
+        assert_eq!(ask(&["-x", &address]), [format!("{name}.")]);
+    }
+    for (service, port) in [("_etcd-server-ssl", 2380), ("_etcd-client-ssl", 2379)] {
+        let all: Vec<String> = profile.nodes.iter().map(|n| format!("0 0 {port} {}.", n.fqdn)).collect();
+        assert_eq!(ask(&[&format!("{service}._tcp.kloud.lan"), "SRV"]), all);
+    }
+    assert_eq!(world.on_host("cat", &["/sys/class/net/k8s0-etcd/mtu"]), "1450\n");
+    // The bridge that is there now satisfies whoever looks before a deployment.
+    let need = Need { bridge: profile.network.bridge.clone(), bytes: 0, destroy: false };
+    assert_eq!(world.driver().preflight(&need).unwrap(), []);
 }

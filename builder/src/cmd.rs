@@ -7,6 +7,7 @@ pub mod explain;
 pub mod explain_decision;
 pub mod lab;
 pub mod lock;
+pub mod net;
 pub mod pki;
 pub mod plan;
 pub mod store;
@@ -42,6 +43,8 @@ pub enum Command {
     Pki(pki::PkiArgs),
     #[expect(missing_docs, reason = "as above")]
     Dns(dns::DnsArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Net(net::NetArgs),
 }
 
 impl Command {
@@ -63,6 +66,7 @@ impl Command {
             Self::Lab(args) => args.run(places),
             Self::Pki(args) => args.run(places),
             Self::Dns(args) => args.run(places),
+            Self::Net(args) => args.run(places),
         }
     }
 }

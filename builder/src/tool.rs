@@ -441,6 +441,7 @@ pub fn package_of(program: &str) -> Option<&'static str> {
         "qemu-img" => "qemu-utils",
         "qemu-system-x86_64" => "qemu-system-x86",
         "virsh" => "libvirt-clients",
+        "ssh" => "openssh-client",
         "libvirtd" | "virtlogd" => "libvirt-daemon-system",
         "dnsmasq" => "dnsmasq-base",
         "ip" | "bridge" | "ss" => "iproute2",

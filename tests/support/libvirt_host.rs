@@ -13,7 +13,7 @@ use kiln_builder::profile::{self, Accelerator, Cache};
 use kiln_firstboot::digest::{Id128, Sha256Digest};
 use zeroize::Zeroizing;
 
-use crate::program::{output, run};
+use crate::program::run;
 
 /// Stands where ssh would: libvirt's protocol, to the socket of the host. It takes part in as many logins as the file says, and then the
 /// host is away.
@@ -83,9 +83,8 @@ impl LibvirtHost {
     /// A pool of so many MiB, by name.
     pub fn add_small_pool(&self, name: &str, mib: u32) {
         let path = format!("/run/{name}");
-        let tool = |program: &str| self.host.tool(program).expect("the program is installed");
-        tool("mkdir").arg(&path).run().expect("making a directory");
-        tool("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs", &path]).run().expect("mounting");
+        self.on_host("mkdir", &[&path]);
+        self.on_host("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs", &path]);
         self.add_pool(name, Utf8Path::new(&path));
     }
 
@@ -132,9 +131,12 @@ impl LibvirtHost {
         run(&[&["virsh", "--quiet", "--connect", &self.uri], args].concat())
     }
 
-    /// Whether virsh succeeds.
-    pub fn virsh_succeeds(&self, args: &[&str]) -> bool {
-        output(&[&["virsh", "--quiet", "--connect", &self.uri], args].concat()).status.success()
+    /// Runs a program on the host, which must succeed; what it printed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn on_host(&self, program: &str, args: &[&str]) -> String {
+        self.host.tool(program).expect("the program is installed").args(args).read().expect("running it on the host")
     }
 
     /// Names of the files of the pool `default`, in order.

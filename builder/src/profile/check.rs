@@ -6,9 +6,9 @@ use std::fmt::Display;
 use std::hash::Hash;
 use std::net::IpAddr;
 
-use super::{Host, Network, Node};
+use super::{Host, HostKind, Network, Node};
 use crate::problem::Problem;
-use crate::toml_reader::Item;
+use crate::toml_reader::{Item, Table};
 
 /// What [`is_label`] demands, as a hint.
 pub(crate) const LABEL_RULE: &str = "use 1 to 63 lower-case letters, digits and inner hyphens";
@@ -78,6 +78,37 @@ fn address(item: &Item<'_>, address: IpAddr, network: &Network) {
         item.problem(format!("`{address}` is the gateway"), remedy);
     } else if network.dns_servers.contains(&address) {
         item.problem(format!("`{address}` is a DNS server"), remedy);
+    }
+}
+
+/// Checks the tunnel between the hosts, if there is one, and gives the network the MTU that is left inside.
+pub(super) fn tunnel(table: &Table<'_>, network: &mut Network, hosts: &[Host], items: &[(&str, Item<'_>)]) {
+    let Some(vxlan) = network.vxlan else { return };
+    let ends = |ipv6: bool| hosts.iter().filter_map(|h| h.address).filter(|a| a.is_ipv6() == ipv6).count();
+    for host in hosts {
+        let Some((_, item)) = items.iter().find(|(name, _)| *name == host.name) else { continue };
+        match (&host.kind, host.address) {
+            // A lab makes the network between its hosts by itself.
+            (HostKind::Lab, None) => {}
+            (HostKind::Libvirt(_) | HostKind::Proxmox, None) => item.problem(
+                "the tunnel of `network.vxlan` has no end here",
+                "write the host's address on the network between the hosts: `address = `",
+            ),
+            (HostKind::Libvirt(_) | HostKind::Proxmox | HostKind::Lab, Some(address)) => {
+                if address.is_ipv6() && ends(false) > 0 {
+                    item.problem(format!("a tunnel from `{address}` has no way to an IPv4 address"), "use one family");
+                }
+            }
+        }
+    }
+    let room = vxlan.room(ends(true) > 0);
+    match (network.mtu, table.get("mtu")) {
+        (Some(mtu), Some(item)) if mtu > room => item.problem(
+            format!("{mtu} is more than the {room} bytes that the tunnel leaves"),
+            "leave `mtu` out, or raise `vxlan.underlay_mtu` if the network between the hosts can carry it",
+        ),
+        (Some(_), _) => {}
+        (None, _) => network.mtu = Some(room),
     }
 }
 

@@ -24,12 +24,8 @@ pub(super) fn profile(file: &Utf8Path, text: &str) -> Result<Profile, Problems> 
         .need("domain", "name the domain of the nodes: `domain = \"kloud.lan\"`")
         .and_then(|i| i.parse("use a domain that your DNS server serves"));
 
-    let network = top.need("network", "describe the nodes' network: [network]").and_then(|i| i.table());
-    let network = network.and_then(|table| {
-        let network = sections::network(&table);
-        table.finish();
-        network
-    });
+    let network_table = top.need("network", "describe the nodes' network: [network]").and_then(|i| i.table());
+    let mut network = network_table.as_ref().and_then(sections::network);
     let etcd_table = top.get("etcd").and_then(|i| i.table());
     let etcd = sections::etcd(etcd_table.as_ref());
     if let Some(table) = etcd_table {
@@ -53,6 +49,12 @@ pub(super) fn profile(file: &Utf8Path, text: &str) -> Result<Profile, Problems> 
         .collect();
     // A host that could not be read is still defined: nodes that name it are not at fault.
     let every_host_was_read = hosts.len() == host_items.len();
+    if let (Some(table), Some(network)) = (&network_table, &mut network) {
+        check::tunnel(table, network, &hosts, &host_items);
+    }
+    if let Some(table) = network_table {
+        table.finish();
+    }
     if every_host_was_read {
         check::nodes(&nodes, network.as_ref(), &hosts);
     }

@@ -184,6 +184,42 @@ fn finds_every_problem_of_every_wrong_profile() {
                 (14, "etcd.quota_mib", "9000 is out of range"),
             ],
         ),
+        // Hosts, and the tunnel between them.
+        (
+            &[("'libvirt'", "'libvirt'\npool = 'a b'\naccelerator = 'hvf'\ncache = 'all'\naddress = 'x'")],
+            &[
+                (16, "hosts.pve1.pool", "`a b` is not the name of a storage pool"),
+                (17, "hosts.pve1.accelerator", "`hvf` is not known here"),
+                (18, "hosts.pve1.cache", "`all` is not known here"),
+                (19, "hosts.pve1.address", "invalid IP address syntax"),
+            ],
+        ),
+        (&[("'libvirt'", "'lab'\npool = 'p'")], &[(16, "hosts.pve1.pool", "unknown field")]),
+        (
+            &[("bridge = 'br0'", "bridge = 'br0'\nvxlan = { id = 103 }\nmtu = 1451")],
+            &[
+                (8, "network.mtu", "1451 is more than the 1450 bytes that the tunnel leaves"),
+                (16, "hosts.pve1", "the tunnel of `network.vxlan` has no end here"),
+            ],
+        ),
+        (
+            &[
+                ("bridge = 'br0'", "bridge = 'br0'\nvxlan = { id = 0, underlay_mtu = 1000, port = 1 }"),
+                ("'libvirt'", "'libvirt'\naddress = '::1'"),
+            ],
+            &[
+                (7, "network.vxlan.id", "0 is out of range"),
+                (7, "network.vxlan.port", "unknown field"),
+                (7, "network.vxlan.underlay_mtu", "1000 is out of range"),
+            ],
+        ),
+        (
+            &[
+                ("bridge = 'br0'", "bridge = 'br0'\nvxlan = { id = 103 }"),
+                ("'libvirt'", "'libvirt'\naddress = '::1'\n[hosts.pve2]\nkind = 'proxmox'\naddress = '10.1.0.2'"),
+            ],
+            &[(15, "hosts.pve1", "a tunnel from `::1` has no way to an IPv4 address")],
+        ),
         // Formation.
         (
             &[("window_hours = 72", "window_hours = 0\nfounder = 'z'")],
@@ -233,6 +269,20 @@ fn d10_two_members_are_refused_and_other_even_numbers_said_aloud() {
     assert_eq!(facts, ["4 members survive the loss of 1, no more than 3 do"]);
     let none = head.replace("schema = 1", "schema = 1\nnode = []");
     assert_eq!(found(&none), [(2, "node".to_owned(), "a cluster has at least one node".to_owned())]);
+}
+
+#[test]
+fn a_tunnel_leaves_less_room_than_what_carries_it() {
+    for (address, mtu) in [("192.0.2.1", 8950), ("2001:db8::1", 8930)] {
+        let text = changed(&[
+            ("bridge = 'br0'", "bridge = 'br0'\nvxlan = { id = 103, underlay_mtu = 9000 }"),
+            ("'libvirt'", &format!("'libvirt'\npool = 'images'\naddress = '{address}'")),
+        ]);
+        let profile = Profile::parse(Utf8Path::new("p.toml"), &text).unwrap();
+        assert_eq!(profile.network.mtu, Some(mtu));
+        let settings = Libvirt { pool: "images".into(), accelerator: None, cache: Cache::None };
+        assert_eq!(profile.hosts[0].kind, HostKind::Libvirt(settings));
+    }
 }
 
 #[test]
