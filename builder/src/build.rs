@@ -8,11 +8,12 @@ use kiln_firstboot::digest::Sha256Digest;
 
 use crate::disk::{self, BootSpec, DiskSpec, ToolTree};
 use crate::fetch::{self, FetchError};
-use crate::layer::{self, LayerReport, base, etcd, hygiene, image, packages};
-use crate::lock::Lock;
+use crate::layer::{self, LayerReport, base, customized, etcd, hygiene, image, packages};
+use crate::lock::{Lock, LockedImage};
 use crate::plan::{self, Plan};
 use crate::store::{Entry, Manifest, Store};
 use crate::trust::crates::Crates;
+use crate::trust::installed;
 use crate::trust::sbom;
 
 /// A finished image.
@@ -93,7 +94,8 @@ pub fn unpack_tree(store: &Store, plan: &Plan) -> Result<PathBuf> {
             return Ok(entry);
         }
         let etcd = ensure_etcd(store, plan, &mut layers)?;
-        let base = ensure_base(store, plan, &mut layers)?;
+        let tools = ensure_tools(store, plan, &mut layers)?;
+        let base = ensure_rootfs(store, plan, &tools, &mut layers)?;
         layer::ensure(store, "tree", &plan.keys.tree, &mut layers, |dir, log| {
             image::make_tree(&base.dir.join(base::TAR), &plan.entries(&etcd.dir)?, plan.epoch()?, dir, log)
         })
@@ -105,35 +107,63 @@ pub fn unpack_tree(store: &Store, plan: &Plan) -> Result<PathBuf> {
 fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<Entry> {
     let keys = &plan.keys;
     if let Some(entry) = store.entry(&keys.image)? {
-        let names = [
-            ("tools", keys.tools),
-            ("etcd", keys.etcd),
-            ("base", keys.base),
-            ("hygiene", keys.hygiene),
-            ("boot-packages", keys.boot_packages),
-            ("boot", keys.boot),
-            ("image", keys.image),
-        ];
-        layers.extend(names.map(|(name, key)| LayerReport { name: name.into(), key, built: false, seconds: 0.0 }));
+        let there = |(name, key): (&str, _)| LayerReport { name: name.into(), key, built: false, seconds: 0.0 };
+        layers.extend(plan.recipe.layers().into_iter().map(there));
         return Ok(entry);
     }
-    let tools = layer::ensure(store, "tools", &keys.tools, layers, |dir, log| {
-        packages::make(store, &plan.inputs(&plan.lock.tools), dir, log)
-    })?;
-    let tools = ToolTree::new(tools.dir.join(packages::ROOT));
+    let tools = ensure_tools(store, plan, layers)?;
     let etcd = ensure_etcd(store, plan, layers)?;
-    let base = ensure_base(store, plan, layers)?;
+    let base = ensure_rootfs(store, plan, &tools, layers)?;
     let base_tar = base.dir.join(base::TAR);
     let looked = layer::ensure(store, "hygiene", &keys.hygiene, layers, |dir, _| hygiene::make(&base_tar, dir))?;
     // All that will be in the image is at hand: what must not be made is refused before the slow layers.
     let entries = plan.entries(&etcd.dir)?;
     let allow = plan.recipe.hygiene.as_ref().map_or(&[][..], |hygiene| &hygiene.allow);
     hygiene::gate(&looked.dir.join(hygiene::FINDINGS), &entries, allow)?;
+    // A cloud image starts itself.
+    let boot = match plan.recipe.cloud {
+        None => Some(ensure_boot(store, plan, &base_tar, &tools, layers)?),
+        Some(_) => None,
+    };
+    let disk = plan.recipe.cloud.map(|_| base.dir.join(customized::DISK));
+    let installed = match plan.recipe.customize {
+        None => Vec::new(),
+        Some(_) => installed::read(&base_tar)?,
+    };
+    let make = |dir: &Path, log: &Path| {
+        let spec = DiskSpec {
+            key: keys.image,
+            boot_key: keys.boot,
+            epoch: plan.epoch()?,
+            base_tar: &base_tar,
+            boot_dir: boot.as_ref().map_or(Path::new(""), |boot| &boot.dir),
+            cloud: disk.as_deref(),
+            entries: &entries,
+            tools: &tools,
+            raw: &dir.join(image::RAW),
+            log,
+        };
+        let programs = etcd::PROGRAMS.map(|program| digest_in(&etcd, program).map(|digest| (program, digest)));
+        let programs = programs.into_iter().collect::<Result<Vec<_>>>()?;
+        let sbom = sbom::render(&plan.recipe, &Crates::of_agent()?, &programs, &installed)?;
+        image::make(&spec, &plan.recipe.render()?, &sbom, dir)
+    };
+    layer::ensure_sealed(store, "image", &keys.image, layers, make, &seal(plan))
+}
+
+fn ensure_boot(
+    store: &Store,
+    plan: &Plan,
+    base_tar: &Path,
+    tools: &ToolTree,
+    layers: &mut Vec<LayerReport>,
+) -> Result<Entry> {
+    let keys = &plan.keys;
     let boot_packages = layer::ensure(store, "boot-packages", &keys.boot_packages, layers, |dir, log| {
         packages::make(store, &plan.inputs(&plan.lock.boot), dir, log)
     })?;
     let boot_tree = ToolTree::new(boot_packages.dir.join(packages::ROOT));
-    let boot = layer::ensure(store, "boot", &keys.boot, layers, |dir, log| {
+    layer::ensure(store, "boot", &keys.boot, layers, |dir, log| {
         let spec = BootSpec {
             key: keys.boot,
             epoch: plan.epoch()?,
@@ -142,32 +172,14 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Res
             esp_mib: plan.recipe.disk.esp_mib.into(),
             boot_mib: plan.recipe.disk.boot_mib.into(),
             root_mib: plan.recipe.disk.root_mib.into(),
-            base_tar: &base_tar,
+            base_tar,
             boot_tree: &boot_tree,
-            tools: &tools,
+            tools,
             dir,
             log,
         };
         disk::build_boot(&spec).map(|()| Vec::new())
-    })?;
-    let make = |dir: &Path, log: &Path| {
-        let spec = DiskSpec {
-            key: keys.image,
-            boot_key: keys.boot,
-            epoch: plan.epoch()?,
-            base_tar: &base_tar,
-            boot_dir: &boot.dir,
-            entries: &entries,
-            tools: &tools,
-            raw: &dir.join(image::RAW),
-            log,
-        };
-        let programs = etcd::PROGRAMS.map(|program| digest_in(&etcd, program).map(|digest| (program, digest)));
-        let programs = programs.into_iter().collect::<Result<Vec<_>>>()?;
-        let sbom = sbom::render(&plan.recipe, &Crates::of_agent()?, &programs)?;
-        image::make(&spec, &plan.recipe.render()?, &sbom, dir)
-    };
-    layer::ensure_sealed(store, "image", &keys.image, layers, make, &seal(plan))
+    })
 }
 
 /// Signs an image, if the plan says with what.
@@ -183,6 +195,36 @@ fn digest_in(entry: &Entry, path: &str) -> Result<Sha256Digest> {
 fn ensure_etcd(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<Entry> {
     layer::ensure(store, "etcd", &plan.keys.etcd, layers, |dir, log| {
         etcd::make(store, plan.etcd.kind, &plan.etcd_inputs(), dir, log)
+    })
+}
+
+fn ensure_tools(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<ToolTree> {
+    let tools = layer::ensure(store, "tools", &plan.keys.tools, layers, |dir, log| {
+        packages::make(store, &plan.inputs(&plan.lock.tools), dir, log)
+    })?;
+    Ok(ToolTree::new(tools.dir.join(packages::ROOT)))
+}
+
+/// The entry with the tree that the image's files are put on: the base, or what was made of it or of a cloud image.
+fn ensure_rootfs(store: &Store, plan: &Plan, tools: &ToolTree, layers: &mut Vec<LayerReport>) -> Result<Entry> {
+    let Some(key) = plan.keys.customized else { return ensure_base(store, plan, layers) };
+    if let Some(entry) = store.entry(&key)? {
+        layers.push(LayerReport { name: "customized".into(), key, built: false, seconds: 0.0 });
+        return Ok(entry);
+    }
+    let cloud = plan.lock.cloud.as_ref().filter(|_| plan.recipe.cloud.is_some()).map(LockedImage::input);
+    let base_tar = match &cloud {
+        None => ensure_base(store, plan, layers)?.dir.join(base::TAR),
+        Some(_) => PathBuf::new(),
+    };
+    layer::ensure(store, "customized", &key, layers, |dir, log| {
+        if let Some(image) = &cloud {
+            fetch::ensure(store, std::slice::from_ref(image))?;
+        }
+        let image = cloud.as_ref().map_or_else(PathBuf::new, |image| store.blob_path(&image.sha256));
+        let packages = plan.added_packages();
+        let spec = plan.customize_spec(&packages, (&base_tar, &image), tools, (dir, log))?;
+        customized::make(store, &spec.context("the recipe says nothing of what is customized")?)
     })
 }
 

@@ -3,11 +3,17 @@
 //! A value of this type has been checked. [`ImageDefinition::parse`] is pure; [`crate::image_file::read`] reads the file.
 #![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
-use camino::{Utf8Path, Utf8PathBuf};
+mod base;
 
+use camino::{Utf8Path, Utf8PathBuf};
+use kiln_firstboot::digest::Sha256Digest;
+
+use crate::customize::Customize;
 use crate::hygiene::{Allowance, Rule};
 use crate::problem::Problems;
 use crate::toml_reader::{Item, Reader, Table};
+
+use self::base::{Kind, all_or_none, cloud, customize};
 
 /// The schema of image definitions that this kiln reads.
 pub const SCHEMA: u64 = 1;
@@ -19,10 +25,15 @@ pub struct ImageDefinition {
     pub file: Utf8PathBuf,
     /// Its name, which is the file's.
     pub name: String,
-    /// Where the base comes from.
+    /// The cloud image that is the base; none when the base is installed from archives.
+    pub cloud: Option<CloudImage>,
+    /// Where packages come from. With a cloud image there may be none.
     pub archives: Vec<Archive>,
-    /// Packages on the node; their dependencies and the essential set come with them, recommendations do not.
+    /// Packages on the node; their dependencies and the essential set come with them, recommendations do not. With a cloud image exactly those
+    /// that are added to it.
     pub packages: Vec<String>,
+    /// What is done inside the base before the image's files are put in; always with a cloud image.
+    pub customize: Option<Customize>,
     /// Files put on the node in the image layer.
     pub tree: Option<Utf8PathBuf>,
     /// Files put on the node before its packages are configured.
@@ -33,12 +44,24 @@ pub struct ImageDefinition {
     pub include: Vec<String>,
     /// What starts the kernel.
     pub boot: Boot,
-    /// The disk.
-    pub disk: DiskSizes,
+    /// The disk; a cloud image brings its own.
+    pub disk: Option<DiskSizes>,
     /// Programs that make the disk.
     pub tools: Tools,
     /// What may break a rule of hygiene, sorted.
     pub allow: Vec<Allowance>,
+}
+
+/// A cloud image: a disk that somebody else has made, pinned here and not by the lock, because nobody signs a list of versions of it that
+/// a resolver could read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloudImage {
+    /// Where it is: a disk in qcow2 or raw.
+    pub url: String,
+    /// Where else, in order: dated images leave their server after some months.
+    pub alternates: Vec<String>,
+    /// Its pin.
+    pub sha256: Sha256Digest,
 }
 
 /// A package archive: where signed lists of packages come from.
@@ -66,7 +89,7 @@ pub struct Archive {
 pub struct Boot {
     /// Directory of the signed grub's configuration, `EFI/<vendor>`.
     pub vendor: String,
-    /// Packages that are unpacked beside the build, exactly these.
+    /// Packages that are unpacked beside the build, exactly these. None with a cloud image, which has all that starts it.
     pub packages: Vec<String>,
     /// Kernel command line, without `root=`.
     pub command_line: String,
@@ -109,18 +132,36 @@ impl ImageDefinition {
             }
             Some(name.to_owned())
         });
-        if let Some(item) = top.need("kind", "write `kind = \"archive\"`") {
-            item.word(&[("archive", ())]);
-        }
+        let kind = top.need("kind", "write `kind = \"archive\"` or `kind = \"cloud\"`");
+        // Of a file that does not say what it is only what both kinds have is looked at.
+        let kind = kind.and_then(|item| item.word(&[("archive", Kind::Archive), ("cloud", Kind::Cloud)]));
+        let archive = kind != Some(Kind::Cloud);
+        let cloud = (!archive).then(|| {
+            let item = top.need("cloud", "say which image is the base: `[cloud]`")?;
+            cloud(item.table()?)
+        });
         let dir = file.parent().unwrap_or(Utf8Path::new(""));
         let place = |key: &str| top.get(key).and_then(|i| relative(&i, dir));
         let (tree, base_tree) = (place("tree"), place("base_tree"));
-        let packages = top.need("packages", "list the packages of the node").and_then(|i| names(&i));
-        let patterns = |key: &str| top.get(key).and_then(|i| texts(&i)).unwrap_or_default();
+        let customize = match archive {
+            true => top.get("customize").map(|i| customize(i.table()?, false)),
+            false => top
+                .need("customize", "say what becomes of the image: `[customize]`")
+                .map(|i| customize(i.table()?, true)),
+        };
+        let packages = match archive {
+            true => top.need("packages", "list the packages of the node").and_then(|i| names(&i)),
+            false => Some(customize.iter().flatten().flat_map(|(_, install)| install.clone()).collect()),
+        };
+        let patterns = |key: &str| archive.then(|| top.get(key)).flatten().and_then(|i| texts(&i)).unwrap_or_default();
         let (exclude, include) = (patterns("exclude"), patterns("include"));
-        let archives = archives(&top, dir);
-        let boot = top.need("boot", "say what starts the kernel: `[boot]`").and_then(|i| boot(i.table()?));
-        let disk = top.need("disk", "give the sizes of the partitions: `[disk]`").and_then(|i| disk(i.table()?));
+        let archives = match archive || packages.as_ref().is_some_and(|packages: &Vec<_>| !packages.is_empty()) {
+            true => archives(&top, dir),
+            false => top.get("archive").map_or_else(|| Some(Vec::new()), |_| self::archives(&top, dir)),
+        };
+        let boot = top.need("boot", "say what starts the kernel: `[boot]`").and_then(|i| boot(i.table()?, archive));
+        let disk = archive
+            .then(|| top.need("disk", "give the sizes of the partitions: `[disk]`").and_then(|i| disk(i.table()?)));
         let tools = top.need("tools", "list the packages that make the disk: `[tools]`").and_then(|item| {
             let table = item.table()?;
             let packages = table.need("packages", "list the packages").and_then(|i| names(&i));
@@ -135,14 +176,16 @@ impl ImageDefinition {
             Some(Self {
                 file: file.to_owned(),
                 name: name?,
+                cloud: all_or_none(cloud)?,
                 archives: archives?,
                 packages: packages?,
+                customize: all_or_none(customize)?.map(|(customize, _)| customize),
                 tree,
                 base_tree,
                 exclude,
                 include,
                 boot: boot?,
-                disk: disk?,
+                disk: all_or_none(disk)?,
                 tools: tools?,
                 allow,
             })
@@ -210,10 +253,13 @@ fn mirror_url(item: &Item<'_>) -> Option<String> {
     Some(mirror.trim_end_matches('/').to_owned())
 }
 
-fn boot(table: Table<'_>) -> Option<Boot> {
+fn boot(table: Table<'_>, archive: bool) -> Option<Boot> {
     let vendor = table.need("vendor", "name the directory of grub's configuration: `debian` or `ubuntu`");
     let vendor = vendor.and_then(|i| name(&i));
-    let packages = table.need("packages", "list shim, grub and what they need").and_then(|i| names(&i));
+    let packages = match archive {
+        true => table.need("packages", "list shim, grub and what they need").and_then(|i| names(&i)),
+        false => Some(Vec::new()),
+    };
     let command_line = table.need("command_line", "write the kernel's command line").and_then(|item| {
         let text = item.text()?;
         if text.contains(['\n', '"', '$', '\\']) {
@@ -308,7 +354,7 @@ fn texts(item: &Item<'_>) -> Option<Vec<String>> {
 mod tests {
     use super::*;
 
-    const SHORT: &str = r#"
+    pub(super) const SHORT: &str = r#"
 schema = 1
 name = "tiny"
 kind = "archive"
@@ -338,7 +384,7 @@ keyring = "keyrings/a.gpg"
 fingerprints = ["04B54C3CDCA79751B16BC6B5225629DF75B188BD"]
 "#;
 
-    fn parse(text: &str) -> Result<ImageDefinition, Problems> {
+    pub(super) fn parse(text: &str) -> Result<ImageDefinition, Problems> {
         ImageDefinition::parse(Utf8Path::new("images/tiny.toml"), text)
     }
 
@@ -347,7 +393,8 @@ fingerprints = ["04B54C3CDCA79751B16BC6B5225629DF75B188BD"]
         let definition = parse(SHORT).unwrap();
         assert_eq!(definition.tree.as_deref(), Some(Utf8Path::new("images/tree")));
         assert_eq!(definition.archives[0].keyring, "images/keyrings/a.gpg");
-        assert_eq!(definition.disk, DiskSizes { esp_mib: 106, boot_mib: 128, root_mib: 640 });
+        assert_eq!(definition.disk, Some(DiskSizes { esp_mib: 106, boot_mib: 128, root_mib: 640 }));
+        assert_eq!((definition.cloud, definition.customize), (None, None));
         assert_eq!(definition.archives, definition.tools.archives);
         assert_eq!(definition.allow, []);
     }

@@ -3,12 +3,14 @@
 //! ```text
 //! tools, boot-packages   pinned packages, unpacked          etcd    its three programs
 //! base                   rootfs.tar, by mmdebstrap          boot    /boot, ESP and boot sectors
+//! customized             the base after commands ran in it; a cloud image's disk
 //! hygiene                what the base holds that an image must not
 //! image                  disk.raw and disk.qcow2            compressed, tree: the same in other forms
 //! ```
 //! A layer reads its inputs and the layers below it, and nothing else.
 
 pub mod base;
+pub mod customized;
 pub mod etcd;
 pub mod hygiene;
 pub mod image;

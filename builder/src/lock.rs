@@ -12,7 +12,7 @@ use kiln_firstboot::version::EtcdVersion;
 use serde::{Deserialize, Serialize};
 
 use crate::fetch::Input;
-use crate::image_definition::{Archive, ImageDefinition};
+use crate::image_definition::{Archive, CloudImage, ImageDefinition};
 use crate::key::KeyHasher;
 use crate::profile::{EtcdOrigin, Profile};
 
@@ -37,7 +37,10 @@ pub struct Lock {
     /// more makes no other image.
     #[serde(skip)]
     pub alternates: BTreeMap<String, Vec<String>>,
-    /// Packages of the base.
+    /// The cloud image that is the base.
+    #[serde(default)]
+    pub cloud: Option<LockedImage>,
+    /// Packages of the base; with a cloud image those that are added to it.
     pub base: Vec<LockedPackage>,
     /// Packages that start the kernel.
     pub boot: Vec<LockedPackage>,
@@ -65,6 +68,37 @@ pub struct LockedPackage {
     pub bytes: u64,
     /// Its pin.
     pub sha256: Sha256Digest,
+}
+
+/// A pinned cloud image.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedImage {
+    /// Where it is.
+    pub url: String,
+    /// Where else, in order.
+    #[serde(default)]
+    pub alternates: Vec<String>,
+    /// Its pin.
+    pub sha256: Sha256Digest,
+}
+
+impl LockedImage {
+    /// What a definition names.
+    pub fn of(image: &CloudImage) -> Self {
+        Self { url: image.url.clone(), alternates: image.alternates.clone(), sha256: image.sha256 }
+    }
+
+    /// It as something to fetch.
+    pub fn input(&self) -> Input {
+        Input {
+            what: self.url.rsplit('/').next().unwrap_or("cloud image").to_owned(),
+            origin: self.url.clone(),
+            alternates: self.alternates.clone(),
+            sha256: self.sha256,
+            bytes: None,
+        }
+    }
 }
 
 /// One pinned place etcd may come from.
@@ -155,6 +189,12 @@ pub fn path_of(profile: &Profile) -> Utf8PathBuf {
 pub fn wants(profile: &Profile, definition: &ImageDefinition) -> Sha256Digest {
     let mut hasher = KeyHasher::new("kiln lock wants");
     hasher.text("image", &definition.name);
+    // Only where there is one: a lock that knows nothing of cloud images stays good.
+    if let Some(cloud) = &definition.cloud {
+        hasher.text("cloud", &cloud.url);
+        hasher.texts("alternates", &cloud.alternates);
+        hasher.digest("sha256", &cloud.sha256);
+    }
     hash_archives(&mut hasher, &definition.archives);
     hasher.texts("packages", &definition.packages);
     hasher.texts("boot", &definition.boot.packages);
@@ -246,6 +286,15 @@ impl Lock {
         );
         for (name, packages) in [("base", &self.base), ("boot", &self.boot), ("tools", &self.tools)] {
             let _ = write!(text, "\n{name} = [\n{}]\n", render_packages(packages));
+        }
+        if let Some(cloud) = &self.cloud {
+            let alternates: String = cloud.alternates.iter().map(|a| format!("  {},\n", quoted(a))).collect();
+            let _ = write!(
+                text,
+                "\n[cloud]\nurl = {}\nalternates = [\n{alternates}]\nsha256 = \"{}\"\n",
+                quoted(&cloud.url),
+                cloud.sha256
+            );
         }
         text.push_str("\n[mirrors]\n");
         for (name, url) in &self.mirrors {
@@ -352,6 +401,7 @@ mod tests {
             source_date_epoch: 1_700_000_000,
             mirrors: BTreeMap::from([("debian".into(), "http://mirror.test/debian".into())]),
             alternates: BTreeMap::new(),
+            cloud: None,
             base: vec![package("a"), package("b")],
             boot: vec![package("grub")],
             tools: vec![package("e2fsprogs")],
@@ -381,6 +431,17 @@ mod tests {
         let text = lock().render();
         assert_eq!(parse(&text), Ok(lock()));
         assert_eq!(text.lines().filter(|l| l.starts_with("  {")).count(), 5);
+    }
+
+    #[test]
+    fn reads_back_a_cloud_image_with_its_places() {
+        let cloud = LockedImage {
+            url: "https://c.test/a.img".into(),
+            alternates: vec!["http://d.test/a.img".into()],
+            sha256: Sha256Digest::of(b"image"),
+        };
+        let lock = Lock { cloud: Some(cloud), base: vec![], boot: vec![], ..lock() };
+        assert_eq!(parse(&lock.render()), Ok(lock));
     }
 
     #[test]

@@ -41,7 +41,11 @@ pub fn move_packages(store: &Store, definition: &ImageDefinition, before: &Lock,
         // First, while apt knows of nothing installed: it would not go back to what it has not got.
         lock.boot = unpacked(&apt, &before.boot, &chosen.boot)?;
         if !chosen.base.is_empty() {
-            lock.base = installed(store, &apt, before, &definition.packages, &chosen.base)?;
+            lock.base = match &definition.cloud {
+                None => installed(store, &apt, before, &definition.packages, &chosen.base)?,
+                // What is added to a cloud image is exactly what the definition lists.
+                Some(_) => unpacked(&apt, &before.base, &chosen.base)?,
+            };
         }
         add_mirrors(&mut lock, &apt);
     }
@@ -220,6 +224,7 @@ mod tests {
             source_date_epoch: 1,
             mirrors: BTreeMap::new(),
             alternates: BTreeMap::new(),
+            cloud: None,
             base: ["libc6", "linux-image-virtual", "systemd", "libsystemd0"].map(|n| package(n, "1", n)).to_vec(),
             boot: vec![package("libc6", "1", "glibc")],
             tools: ["libc6", "mtools"].map(|n| package(n, "1", n)).to_vec(),

@@ -15,8 +15,9 @@ use crate::exit::Refusal;
 use crate::fetch::Input;
 use crate::image_definition::ImageDefinition;
 use crate::layer::base::BaseSpec;
-use crate::layer::{self, base, etcd, image, packages};
-use crate::lock::{self, Lock, LockedEtcd, LockedPackage};
+use crate::layer::customized::{CustomizeSpec, Source};
+use crate::layer::{self, base, customized, etcd, image, packages};
+use crate::lock::{self, Lock, LockedEtcd, LockedImage, LockedPackage};
 use crate::profile::Profile;
 use crate::recipe::{self, Keys, Recipe, RecipeEtcd};
 use crate::store::Store;
@@ -202,6 +203,43 @@ impl Plan {
         }
     }
 
+    /// The tree that the image's files are put on, as a tar: the base's, or the customized one.
+    pub(crate) fn rootfs_key(&self) -> Sha256Digest {
+        self.keys.customized.unwrap_or(self.keys.base)
+    }
+
+    /// How virt-customize is run, to leave its results in `dir`; nothing where nothing is customized. `packages` are
+    /// [`Plan::added_packages`], `base_tar` is the base's and `image` the cloud image as it was fetched, of which one is read.
+    ///
+    /// # Errors
+    /// As [`Plan::epoch`].
+    pub(crate) fn customize_spec<'a>(
+        &'a self,
+        packages: &'a [(LockedPackage, Input)],
+        (base_tar, image): (&'a Path, &'a Path),
+        tools: &'a ToolTree,
+        (dir, log): (&'a Path, &'a Path),
+    ) -> Result<Option<CustomizeSpec<'a>>> {
+        let (Some(customize), Some(key)) = (&self.recipe.customize, self.keys.customized) else { return Ok(None) };
+        let disk = &self.recipe.disk;
+        let cloud = self.recipe.cloud.is_some();
+        let source = match cloud {
+            true => Source::Cloud { image, command_line: &self.recipe.command_line },
+            // /boot is in this tree, and what commands add to both before they remove something.
+            false => Source::Tree { base_tar, mib: u64::from(disk.root_mib + disk.boot_mib) * 2 },
+        };
+        // An archive base has its files from the beginning.
+        let files = if cloud { &self.base_entries[..] } else { &[] };
+        let epoch = self.epoch()?;
+        Ok(Some(CustomizeSpec { key, source, customize, packages, files, epoch, tools, dir, log }))
+    }
+
+    /// The packages that are added to a cloud image.
+    pub(crate) fn added_packages(&self) -> Vec<(LockedPackage, Input)> {
+        let packages = self.recipe.cloud.map_or(&[][..], |_| &self.lock.base[..]);
+        packages.iter().map(|p| (p.clone(), self.lock.input(p))).collect()
+    }
+
     /// The steps of a build into `store`. Directories that have no name yet are called `store/tmp/LAYER`.
     ///
     /// # Errors
@@ -216,6 +254,7 @@ impl Plan {
         let tools = ToolTree::new(place(&keys.tools, packages::ROOT));
         let boot_tree = ToolTree::new(place(&keys.boot_packages, packages::ROOT));
         let base_tar = place(&keys.base, base::TAR);
+        let rootfs_tar = place(&self.rootfs_key(), base::TAR);
         let unpacked = |name: &str, inputs: &[Input]| -> Vec<String> {
             let root = temp(name).join(packages::ROOT);
             inputs.iter().map(|i| packages::unpack(&store.blob_path(&i.sha256), &root).line()).collect()
@@ -228,7 +267,7 @@ impl Plan {
             esp_mib: self.recipe.disk.esp_mib.into(),
             boot_mib: self.recipe.disk.boot_mib.into(),
             root_mib: self.recipe.disk.root_mib.into(),
-            base_tar: &base_tar,
+            base_tar: &rootfs_tar,
             boot_tree: &boot_tree,
             tools: &tools,
             dir: &temp("boot"),
@@ -236,12 +275,15 @@ impl Plan {
         };
         let (raw, qcow2) = (temp("image").join(image::RAW), temp("image").join(image::QCOW2));
         let log = layer::log_of(store, "image", &keys.image);
+        let cloud_disk = keys.customized.filter(|_| self.recipe.cloud.is_some());
+        let cloud_disk = cloud_disk.map(|key| place(&key, customized::DISK));
         let disk = DiskSpec {
             key: keys.image,
             boot_key: keys.boot,
             epoch: self.epoch()?,
-            base_tar: &base_tar,
+            base_tar: &rootfs_tar,
             boot_dir: &store.entry_dir(&keys.boot),
+            cloud: cloud_disk.as_deref(),
             entries: &[],
             tools: &tools,
             raw: &raw,
@@ -252,28 +294,34 @@ impl Plan {
         let etcd_inputs = self.etcd_inputs();
         let etcd_run =
             etcd_inputs.iter().map(|i| etcd::unpack(self.etcd.kind, &store.blob_path(&i.sha256), &temp("etcd")).line());
+        let etcd_run: Vec<String> = etcd_run.collect();
         let (tool_inputs, boot_inputs, base_inputs) =
             (self.inputs(&self.lock.tools), self.inputs(&self.lock.boot), self.inputs(&self.lock.base));
-        let steps = [
-            ("tools", keys.tools, missing(&tool_inputs), unpacked("tools", &tool_inputs)),
-            ("etcd", keys.etcd, missing(&etcd_inputs), etcd_run.collect()),
-            (
-                "base",
-                keys.base,
-                missing(&base_inputs),
-                vec![self.base_spec(&temp("base"), &temp("base")).tool().line()],
-            ),
-            ("hygiene", keys.hygiene, Vec::new(), Vec::new()),
-            ("boot-packages", keys.boot_packages, missing(&boot_inputs), unpacked("boot-packages", &boot_inputs)),
-            ("boot", keys.boot, Vec::new(), boot.plan()),
-            ("image", keys.image, Vec::new(), image_run),
-        ];
-        let whole = store.entry(&keys.image)?.is_some();
-        let step = |(name, key, fetch, run): (&str, Sha256Digest, Vec<String>, Vec<String>)| {
-            let done = whole || store.entry(&key)?.is_some();
-            Ok(Step { layer: name.to_owned(), key, done, fetch, run })
+        let added = self.added_packages();
+        let image_input = self.lock.cloud.as_ref().map(LockedImage::input);
+        let image_blob = image_input.as_ref().map_or_else(PathBuf::new, |image| store.blob_path(&image.sha256));
+        let customized_dir = temp("customized");
+        let customize =
+            self.customize_spec(&added, (&base_tar, &image_blob), &tools, (&customized_dir, &log))?.map(|c| c.plan());
+        let customize_inputs: Vec<Input> =
+            image_input.into_iter().chain(added.into_iter().map(|(_, input)| input)).collect();
+        let step = |name: &str| match name {
+            "tools" => (missing(&tool_inputs), unpacked("tools", &tool_inputs)),
+            "etcd" => (missing(&etcd_inputs), etcd_run.clone()),
+            "base" => (missing(&base_inputs), vec![self.base_spec(&temp("base"), &temp("base")).tool().line()]),
+            "customized" => (missing(&customize_inputs), customize.clone().unwrap_or_default()),
+            "boot-packages" => (missing(&boot_inputs), unpacked("boot-packages", &boot_inputs)),
+            "boot" => (Vec::new(), boot.plan()),
+            "image" => (Vec::new(), image_run.clone()),
+            _ => (Vec::new(), Vec::new()),
         };
-        steps.into_iter().map(step).collect()
+        let whole = store.entry(&keys.image)?.is_some();
+        let mut steps = Vec::new();
+        for (name, key) in self.recipe.layers() {
+            let (fetch, run) = step(name);
+            steps.push(Step { layer: name.to_owned(), key, done: whole || store.entry(&key)?.is_some(), fetch, run });
+        }
+        Ok(steps)
     }
 }
 

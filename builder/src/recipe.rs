@@ -7,8 +7,9 @@ use kiln_firstboot::digest::Sha256Digest;
 use kiln_firstboot::version::EtcdVersion;
 use serde::{Deserialize, Serialize};
 
+use crate::customize::Customize;
 use crate::hygiene::{self, Allowance};
-use crate::image_definition::{DiskSizes, ImageDefinition};
+use crate::image_definition::ImageDefinition;
 use crate::key::{BUILD_FORMAT, KeyHasher};
 use crate::lock::{Lock, LockedEtcd, LockedPackage};
 
@@ -26,7 +27,7 @@ pub struct Recipe {
     pub definition: String,
     /// The time that files of the image carry, Unix seconds.
     pub source_date_epoch: i64,
-    /// Packages installed in the base.
+    /// Packages installed in the base; in a cloud image exactly those that are added.
     pub base_packages: Vec<RecipePackage>,
     /// Files put in before they are configured.
     pub base_files: Vec<RecipeFile>,
@@ -42,7 +43,7 @@ pub struct Recipe {
     pub command_line: String,
     /// Packages with the programs that make the disk.
     pub tool_packages: Vec<RecipePackage>,
-    /// Sizes of the partitions.
+    /// Sizes of the partitions; all 0 with a cloud image, which keeps its own.
     pub disk: RecipeDisk,
     /// The etcd that was taken.
     pub etcd: RecipeEtcd,
@@ -50,6 +51,12 @@ pub struct Recipe {
     pub firstboot: Sha256Digest,
     /// Files put on the node by the image layer, without the programs and without `image.json`, which names the key.
     pub image_files: Vec<RecipeFile>,
+    /// sha256 of the cloud image that is the base; none when it is installed from packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<Sha256Digest>,
+    /// What is done inside the base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customize: Option<Customize>,
     /// What the gate was told. None in recipes of before there was a gate, whose keys stay what they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hygiene: Option<RecipeHygiene>,
@@ -129,6 +136,8 @@ pub struct Keys {
     pub etcd: Sha256Digest,
     /// The base's tar.
     pub base: Sha256Digest,
+    /// The base's tar after commands ran in it, and a cloud image's disk; none where none do.
+    pub customized: Option<Sha256Digest>,
     /// What the base holds that an image must not.
     pub hygiene: Sha256Digest,
     /// File systems and boot sectors that start the kernel.
@@ -152,7 +161,11 @@ impl Recipe {
         base_files: Vec<RecipeFile>,
         image_files: Vec<RecipeFile>,
     ) -> Self {
-        let DiskSizes { esp_mib, boot_mib, root_mib } = definition.disk;
+        let disk = definition.disk.map_or(RecipeDisk { esp_mib: 0, boot_mib: 0, root_mib: 0 }, |disk| RecipeDisk {
+            esp_mib: disk.esp_mib,
+            boot_mib: disk.boot_mib,
+            root_mib: disk.root_mib,
+        });
         Self {
             schema: 1,
             build_format: BUILD_FORMAT,
@@ -167,10 +180,12 @@ impl Recipe {
             boot_vendor: definition.boot.vendor.clone(),
             command_line: definition.boot.command_line.clone(),
             tool_packages: packages(&lock.tools),
-            disk: RecipeDisk { esp_mib, boot_mib, root_mib },
+            disk,
             etcd: RecipeEtcd::of(etcd),
             firstboot,
             image_files,
+            cloud: lock.cloud.as_ref().map(|cloud| cloud.sha256),
+            customize: definition.customize.clone(),
             hygiene: Some(RecipeHygiene { rules: hygiene::RULES, allow: definition.allow.clone() }),
             crates: None,
         }
@@ -201,15 +216,33 @@ impl Recipe {
             h.texts("exclude", &self.exclude);
             h.texts("include", &self.include);
         });
+        let customized = self.customize.as_ref().map(|customize| {
+            of("customized", &|h| {
+                h.signed("source-date-epoch", self.source_date_epoch);
+                h.digest("tools", &tools);
+                match &self.cloud {
+                    // Its packages and files are put in by this step; the kernel's command line is in its own /boot.
+                    Some(cloud) => {
+                        h.digest("cloud", cloud);
+                        hash_packages(h, &self.base_packages);
+                        hash_files(h, &self.base_files);
+                        h.text("command-line", &self.command_line);
+                    }
+                    None => h.digest("base", &base),
+                }
+                customize.hash(h);
+            })
+        });
+        let rootfs = customized.unwrap_or(base);
         let hygiene = of("hygiene", &|h| {
-            h.digest("base", &base);
+            h.digest("base", &rootfs);
             h.number("rules", self.hygiene.as_ref().map_or(0, |h| h.rules).into());
         });
         let boot = of("boot", &|h| {
             h.signed("source-date-epoch", self.source_date_epoch);
             h.digest("tools", &tools);
             h.digest("boot-packages", &boot_packages);
-            h.digest("base", &base);
+            h.digest("base", &rootfs);
             h.text("vendor", &self.boot_vendor);
             h.text("command-line", &self.command_line);
             h.number("esp-mib", self.disk.esp_mib.into());
@@ -219,7 +252,13 @@ impl Recipe {
         let image = of("image", &|h| {
             h.text("profile", &self.profile);
             h.text("definition", &self.definition);
-            h.digest("boot", &boot);
+            match (&self.cloud, customized) {
+                (Some(_), Some(customized)) => {
+                    h.digest("customized", &customized);
+                    h.digest("tools", &tools);
+                }
+                (None, _) | (Some(_), None) => h.digest("boot", &boot),
+            }
             h.digest("etcd", &etcd);
             h.digest("firstboot", &self.firstboot);
             hash_files(h, &self.image_files);
@@ -238,7 +277,25 @@ impl Recipe {
         });
         let compressed = of("compressed", &|h| h.digest("image", &image));
         let tree = of("tree", &|h| h.digest("image", &image));
-        Keys { tools, boot_packages, etcd, base, hygiene, boot, image, compressed, tree }
+        Keys { tools, boot_packages, etcd, base, customized, hygiene, boot, image, compressed, tree }
+    }
+}
+
+impl Recipe {
+    /// The layers that the image is made of, with their keys, lowest first.
+    pub fn layers(&self) -> Vec<(&'static str, Sha256Digest)> {
+        let keys = self.keys();
+        let mut layers = vec![("tools", keys.tools), ("etcd", keys.etcd)];
+        if self.cloud.is_none() {
+            layers.push(("base", keys.base));
+        }
+        layers.extend(keys.customized.map(|key| ("customized", key)));
+        layers.push(("hygiene", keys.hygiene));
+        if self.cloud.is_none() {
+            layers.extend([("boot-packages", keys.boot_packages), ("boot", keys.boot)]);
+        }
+        layers.push(("image", keys.image));
+        layers
     }
 }
 
@@ -335,6 +392,8 @@ pub(crate) mod tests {
             },
             firstboot: Sha256Digest::of(b"firstboot"),
             image_files: vec![file("etc/fstab")],
+            cloud: None,
+            customize: None,
             hygiene: None,
             crates: None,
         }
@@ -368,9 +427,37 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_cloud_image_has_no_base_and_no_boot_layer_of_its_own() {
+        let cloudy = |digest: &[u8]| Recipe {
+            cloud: Some(Sha256Digest::of(digest)),
+            customize: Some(Customize::default()),
+            ..recipe()
+        };
+        let names = |recipe: &Recipe| recipe.layers().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(&cloudy(b"a")), ["tools", "etcd", "customized", "hygiene", "image"]);
+        let all = ["tools", "etcd", "base", "hygiene", "boot-packages", "boot", "image"];
+        assert_eq!(names(&recipe()), all);
+        let (a, b) = (cloudy(b"a").keys(), cloudy(b"b").keys());
+        assert!(a.image != b.image && a.customized != b.customized && a.hygiene != b.hygiene);
+        let changes: [fn(&mut Recipe); 5] = [
+            |r| r.base_packages.clear(),
+            |r| r.base_files.clear(),
+            |r| r.command_line.push('x'),
+            |r| r.source_date_epoch += 1,
+            |r| r.customize = Some(Customize { delete: vec!["/a/b".into()], ..Customize::default() }),
+        ];
+        for change in changes {
+            let mut other = cloudy(b"a");
+            change(&mut other);
+            assert_ne!(other.keys().customized, a.customized);
+            assert_ne!(other.keys().image, a.image);
+        }
+    }
+
+    #[test]
     fn every_field_that_makes_a_difference_moves_the_image() {
         let old = recipe().keys().image;
-        let changes: [fn(&mut Recipe); 18] = [
+        let changes: [fn(&mut Recipe); 20] = [
             |r| r.profile.push('x'),
             |r| r.definition.push('x'),
             |r| r.source_date_epoch += 1,
@@ -388,6 +475,8 @@ pub(crate) mod tests {
             |r| r.etcd.sha256.push(Sha256Digest::of(b"z")),
             |r| r.image_files[0].owner = "0:1".into(),
             |r| r.hygiene = Some(RecipeHygiene { rules: 1, allow: Vec::new() }),
+            |r| r.customize = Some(Customize::default()),
+            |r| r.customize = Some(Customize { run: vec!["true".into()], ..Customize::default() }),
             |r| r.crates = Some(Sha256Digest::of(b"ring")),
         ];
         for (i, change) in changes.iter().enumerate() {

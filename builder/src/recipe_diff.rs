@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use kiln_firstboot::digest::Sha256Digest;
 use serde::Serialize;
 
+use crate::customize::Customize;
 use crate::lock_diff::{PackageChange, package_changes};
 use crate::recipe::{Recipe, RecipeFile};
 
@@ -61,15 +63,14 @@ pub struct FileChange {
 
 /// Compares two recipes.
 pub fn diff(a: &Recipe, b: &Recipe) -> RecipeDiff {
-    let (old, new) = (a.keys(), b.keys());
-    let layers = [
-        ("tools", old.tools, new.tools),
-        ("boot-packages", old.boot_packages, new.boot_packages),
-        ("etcd", old.etcd, new.etcd),
-        ("base", old.base, new.base),
-        ("boot", old.boot, new.boot),
-        ("image", old.image, new.image),
-    ];
+    let (old, new) = (a.layers(), b.layers());
+    let key = |layers: &[(&str, Sha256Digest)], name: &str| {
+        layers.iter().find(|(layer, _)| *layer == name).map_or_else(|| "none".to_owned(), |(_, key)| key.to_string())
+    };
+    // Those of the first, then what only the second has; hygiene makes nothing that is in an image.
+    let only_new = new.iter().filter(|(name, _)| !old.iter().any(|(layer, _)| layer == name));
+    let names = old.iter().chain(only_new).map(|(name, _)| *name).filter(|name| *name != "hygiene");
+    let layers = names.map(|layer| LayerChange { layer, from: key(&old, layer), to: key(&new, layer) }).collect();
     let values = [
         ("build_format", a.build_format.to_string(), b.build_format.to_string()),
         ("profile", a.profile.clone(), b.profile.clone()),
@@ -84,6 +85,8 @@ pub fn diff(a: &Recipe, b: &Recipe) -> RecipeDiff {
         ("disk.root_mib", a.disk.root_mib.to_string(), b.disk.root_mib.to_string()),
         ("etcd", etcd(a), etcd(b)),
         ("firstboot", a.firstboot.to_string(), b.firstboot.to_string()),
+        ("cloud", cloud(a), cloud(b)),
+        ("customize", customize(a), customize(b)),
         ("hygiene", hygiene(a), hygiene(b)),
         ("crates", crates(a), crates(b)),
     ];
@@ -93,10 +96,7 @@ pub fn diff(a: &Recipe, b: &Recipe) -> RecipeDiff {
         ("tools", &a.tool_packages, &b.tool_packages),
     ];
     RecipeDiff {
-        layers: layers
-            .into_iter()
-            .map(|(layer, from, to)| LayerChange { layer, from: from.to_string(), to: to.to_string() })
-            .collect(),
+        layers,
         values: values
             .into_iter()
             .filter(|(_, from, to)| from != to)
@@ -110,6 +110,18 @@ pub fn diff(a: &Recipe, b: &Recipe) -> RecipeDiff {
 fn etcd(recipe: &Recipe) -> String {
     let sums: Vec<String> = recipe.etcd.sha256.iter().map(ToString::to_string).collect();
     format!("{} ({}) {}", recipe.etcd.version, recipe.etcd.source, sums.join(" "))
+}
+
+fn cloud(recipe: &Recipe) -> String {
+    recipe.cloud.map_or_else(|| "none".into(), |digest| digest.to_string())
+}
+
+fn customize(recipe: &Recipe) -> String {
+    let Some(Customize { remove, mask, run, delete }) = &recipe.customize else { return "none".into() };
+    let lists = [("remove", remove), ("mask", mask), ("run", run), ("delete", delete)];
+    let told = lists.iter().filter(|(_, list)| !list.is_empty());
+    let told: Vec<String> = told.map(|(name, list)| format!("{name} {}", list.join(", "))).collect();
+    if told.is_empty() { "nothing".into() } else { told.join("; ") }
 }
 
 fn hygiene(recipe: &Recipe) -> String {
@@ -178,8 +190,6 @@ fn short(key: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use kiln_firstboot::digest::Sha256Digest;
-
     use super::*;
     use crate::hygiene::{Allowance, Rule};
     use crate::recipe::{RecipeDisk, RecipeEtcd, RecipeHygiene, RecipePackage};
@@ -211,6 +221,8 @@ mod tests {
             etcd: RecipeEtcd { source: "release".into(), version: "3.6.14".parse().unwrap(), sha256: Vec::new() },
             firstboot: Sha256Digest::of(b"agent"),
             image_files: vec![file("etc/b")],
+            cloud: None,
+            customize: None,
             hygiene: None,
             crates: None,
         }
@@ -265,7 +277,7 @@ mod tests {
     /// Every field of a recipe that changes a key is told: a difference in the key without a reason would be no explanation.
     #[test]
     fn no_key_differs_without_a_line() {
-        let bends: [&dyn Fn(&mut Recipe); 17] = [
+        let bends: [&dyn Fn(&mut Recipe); 20] = [
             &|r| r.profile.push('x'),
             &|r| r.definition.push('x'),
             &|r| r.source_date_epoch += 1,
@@ -281,12 +293,16 @@ mod tests {
             &|r| r.firstboot = Sha256Digest::of(b"x"),
             &|r| r.image_files.clear(),
             &|r| r.crates = Some(Sha256Digest::of(b"x")),
+            &|r| r.customize = Some(Customize::default()),
+            &|r| r.customize = Some(Customize { mask: vec!["a.timer".into()], ..Customize::default() }),
+            &|r| (r.cloud, r.customize) = (Some(Sha256Digest::of(b"x")), Some(Customize::default())),
             &|r| r.hygiene = Some(RecipeHygiene { rules: 1, allow: Vec::new() }),
             &|r| r.hygiene = Some(RecipeHygiene { rules: 1, allow: vec![allowance("x")] }),
         ];
         for (i, bend) in bends.iter().enumerate() {
             let (layers, lines) = told(bend);
-            assert!(layers.contains(&"image") && lines.len() == 1, "bend {i}: {layers:?} {lines:?}");
+            // A cloud image comes with what is done in it.
+            assert!(layers.contains(&"image") && matches!(lines.len(), 1 | 2), "bend {i}: {layers:?} {lines:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use kiln_firstboot::version::EtcdVersion;
 use crate::archive::{self, Apt};
 use crate::exit::Refusal;
 use crate::image_definition::{Archive, ImageDefinition};
-use crate::lock::{self, EtcdKind, Lock, LockedEtcd, LockedPackage, LockedTarball};
+use crate::lock::{self, EtcdKind, Lock, LockedEtcd, LockedImage, LockedPackage, LockedTarball};
 use crate::profile::{AcceptedHazard, EtcdOrigin, EtcdSource, Profile, WantedVersion};
 use crate::store::Store;
 use crate::{etcd_release, fetch, release_list};
@@ -42,8 +42,10 @@ pub fn resolve(
     parts: &[Part],
 ) -> Result<Lock> {
     let moves = |part| before.is_none() || parts.contains(&part);
+    // A cloud image to which nothing is added asks no archive.
+    let has_base = definition.cloud.is_none() || !definition.packages.is_empty();
     let (base, tools, etcd) = std::thread::scope(|scope| {
-        let base = moves(Part::Base).then(|| scope.spawn(|| base(store, definition)));
+        let base = (moves(Part::Base) && has_base).then(|| scope.spawn(|| base(store, definition)));
         let tools = moves(Part::Tools).then(|| scope.spawn(|| tools(store, definition)));
         let etcd = moves(Part::Etcd).then(|| scope.spawn(|| etcd(store, profile, definition)));
         (base.map(joined), tools.map(joined), etcd.map(joined))
@@ -75,7 +77,11 @@ pub fn resolve(
     let (source_date_epoch, base, boot) = match (base, before) {
         (Some(base), _) => (base.apt.newest_list()?, base.packages, base.boot),
         (None, Some(before)) => (before.source_date_epoch, before.base.clone(), before.boot.clone()),
-        (None, None) => bail!("there is neither an old nor a new base"),
+        // The lists that the tools come from are then the only ones with a date.
+        (None, None) => {
+            let tools = tools.as_ref().context("there is neither an old nor a new base")?;
+            (tools.apt.newest_list()?, Vec::new(), Vec::new())
+        }
     };
     Ok(Lock {
         schema: lock::SCHEMA,
@@ -84,6 +90,7 @@ pub fn resolve(
         source_date_epoch,
         mirrors,
         alternates: before.map(|b| b.alternates.clone()).unwrap_or_default(),
+        cloud: definition.cloud.as_ref().map(LockedImage::of),
         base,
         boot,
         tools: tools.map(|t| t.packages).or(before.map(|b| b.tools.clone())).unwrap_or_default(),
@@ -112,6 +119,11 @@ struct Etcd {
 
 fn base(store: &Store, definition: &ImageDefinition) -> Result<Base> {
     let apt = lists(store, &archive::mirrors(&definition.archives)?)?;
+    if definition.cloud.is_some() {
+        let packages = apt.exactly(&definition.packages).context("resolving what is added to the cloud image")?;
+        log::info!("added to the cloud image: {}", sizes(&packages));
+        return Ok(Base { apt, packages, boot: Vec::new() });
+    }
     let packages = apt.installation(&definition.packages)?;
     let boot = apt.exactly(&definition.boot.packages).context("resolving the packages that start the kernel")?;
     log::info!("base: {}; boot: {}", sizes(&packages), sizes(&boot));

@@ -438,6 +438,8 @@ pub fn package_of(program: &str) -> Option<&'static str> {
         "mke2fs" | "mkfs.ext4" | "debugfs" | "dumpe2fs" | "e2fsck" => "e2fsprogs",
         "sgdisk" => "gdisk",
         "mformat" | "mcopy" | "mmd" | "mtools" => "mtools",
+        "virt-customize" | "virt-filesystems" => "guestfs-tools",
+        "timeout" => "coreutils",
         "qemu-img" => "qemu-utils",
         "qemu-system-x86_64" => "qemu-system-x86",
         "virsh" => "libvirt-clients",

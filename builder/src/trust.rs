@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "an edge: reads the files beside an image, and trusted keys")]
 
 pub mod crates;
+pub mod installed;
 pub mod provenance;
 pub mod sbom;
 pub mod seal;

@@ -8,10 +8,11 @@ use crate::exit::Refusal;
 use crate::tool;
 
 /// Programs by what they are needed for.
-const PROGRAMS: [(&str, &[&str]); 5] = [
+const PROGRAMS: [(&str, &[&str]); 6] = [
     ("kiln lock", &["apt-get", "apt-cache", "gpgv", "mmdebstrap"]),
     ("kiln build", &["mmdebstrap", "dpkg-deb", "dpkg", "tar", "qemu-img"]),
     ("libvirt hosts", &["virsh", "ssh"]),
+    ("kiln build (cloud images, [customize])", &["virt-customize", "virt-filesystems", "timeout"]),
     ("kiln lab (containers)", &["ip", "nft", "dnsmasq", "systemd-nspawn", "nsenter"]),
     ("kiln lab (VMs)", &["ip", "nft", "dnsmasq", "qemu-system-x86_64", "qemu-img", "virsh", "libvirtd", "virtlogd"]),
 ];

@@ -147,7 +147,7 @@ fn protective(last: u64) -> [u8; 72] {
 }
 
 /// CRC-32 as in zlib and GPT, bit by bit: 16 KiB are summed twice per build.
-fn crc32(bytes: &[u8]) -> u32 {
+pub(super) fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |sum, byte| {
         (0..8).fold(sum ^ u32::from(*byte), |s, _| if s & 1 == 1 { (s >> 1) ^ 0xedb8_8320 } else { s >> 1 })
     })

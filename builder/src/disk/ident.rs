@@ -19,6 +19,12 @@ impl Uuid {
         Self(bytes)
     }
 
+    /// The one that GPT stores as these bytes.
+    pub fn from_gpt(stored: [u8; 16]) -> Self {
+        // Swapping the bytes of the first three fields twice gives them back.
+        Self(Self(stored).to_gpt())
+    }
+
     /// As GPT stores it: the first three fields little-endian.
     pub fn to_gpt(self) -> [u8; 16] {
         let b = self.0;
@@ -67,5 +73,6 @@ mod tests {
         let uuid = Uuid([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
         assert_eq!(uuid.to_string(), "00010203-0405-0607-0809-0a0b0c0d0e0f");
         assert_eq!(uuid.to_gpt(), [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15]);
+        assert_eq!(Uuid::from_gpt(uuid.to_gpt()), uuid);
     }
 }

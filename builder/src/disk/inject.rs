@@ -77,7 +77,7 @@ impl Inject<'_> {
         if let Some(complaint) = text.lines().find(|line| !line.starts_with("debugfs 1.") && !line.trim().is_empty()) {
             bail!(
                 "putting the image's files into the root: debugfs says: {complaint}\n\
-                 hint: if it is full, enlarge root_mib under [disk] in the image definition; what was asked of debugfs is in `{}`",
+                 hint: if it is full, enlarge root_mib under [disk] in the image definition, or have more removed under [customize]; what was asked of debugfs is in `{}`",
                 scratch.join("script").display()
             );
         }

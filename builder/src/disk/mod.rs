@@ -4,16 +4,18 @@
 //! and core. [`assemble`] copies the parts onto a disk and puts the image's own files into the root, so that a change of firstboot costs little
 //! more than copying the disk. The same spec gives the same bytes: all identifiers come from keys, all times from `epoch`.
 //!
-//! Pure: `ident`, `gpt`, `bios`, `grub`. Edges: `tool_tree`, `entry`, `archive`, `compose`, `inject`, `ext4`, `esp`, and this file.
+//! Pure: `ident`, `gpt`, `gpt_reader`, `bios`, `grub`. Edges: `cloud`, `tool_tree`, `entry`, `archive`, `compose`, `inject`, `ext4`, `esp`, and this file.
 #![expect(clippy::disallowed_methods, reason = "writes the disk")]
 
 mod archive;
 pub mod bios;
+pub mod cloud;
 pub mod compose;
 pub mod entry;
 mod esp;
 mod ext4;
 pub mod gpt;
+pub mod gpt_reader;
 pub mod grub;
 pub mod ident;
 mod inject;
@@ -32,6 +34,7 @@ pub use compose::compose;
 pub use entry::{Content, TreeEntry, read_tree};
 pub use tool_tree::ToolTree;
 
+use self::cloud::CloudDisk;
 use self::esp::Esp;
 use self::ext4::Ext4;
 use self::gpt::{Extent, Ids, Layout, SECTOR};
@@ -86,8 +89,10 @@ pub struct DiskSpec<'a> {
     pub epoch: u64,
     /// The base that the boot layer was made of.
     pub base_tar: &'a Path,
-    /// The boot layer, as [`build_boot`] left it.
+    /// The boot layer, as [`build_boot`] left it. Not read with a cloud image.
     pub boot_dir: &'a Path,
+    /// The customized disk of a cloud image, which is then taken as it is.
+    pub cloud: Option<&'a Path>,
     /// What goes on top of the base; of two entries with one path the later wins.
     pub entries: &'a [TreeEntry],
     /// The unpacked `[tools]` packages.
@@ -208,14 +213,19 @@ pub fn build_boot(spec: &BootSpec<'_>) -> anyhow::Result<()> {
 }
 
 impl DiskSpec<'_> {
-    fn inject(&self, layout: &Layout) -> Inject<'_> {
-        Inject { raw: self.raw, at: layout.root, epoch: self.epoch }
+    fn inject(&self, root: Extent) -> Inject<'_> {
+        Inject { raw: self.raw, at: root, epoch: self.epoch }
     }
 
     /// The program it takes, as a line for a shell, with the sizes of the boot layer's parts.
     pub fn plan(&self, boot: &BootSpec<'_>) -> Vec<String> {
         let layout = Layout::new(boot.esp_mib, boot.boot_mib, boot.root_mib);
-        vec![self.inject(&layout).tool(self.tools).line()]
+        // Where a cloud image has its root is known once there is its disk.
+        let root = match self.cloud {
+            None => Some(layout.root),
+            Some(disk) => CloudDisk::find(disk).ok().map(|disk| disk.root.extent),
+        };
+        root.into_iter().map(|root| self.inject(root).tool(self.tools).line()).collect()
     }
 }
 
@@ -224,6 +234,9 @@ impl DiskSpec<'_> {
 /// # Errors
 /// [`compose::ComposeError`], [`bios::EmbedError`], a root that is too small, a program that fails, a full disk. What was written is left behind.
 pub fn assemble(spec: &DiskSpec<'_>) -> anyhow::Result<()> {
+    if let Some(disk) = spec.cloud {
+        return complete(spec, disk);
+    }
     let mut esp = fs_err::File::open(spec.boot_dir.join("esp.fat"))?;
     let mut boot = fs_err::File::open(spec.boot_dir.join("boot.ext4"))?;
     let mut root = fs_err::File::open(spec.boot_dir.join("root.ext4"))?;
@@ -250,7 +263,7 @@ pub fn assemble(spec: &DiskSpec<'_>) -> anyhow::Result<()> {
     file.write_all_at(&table.primary, SECTOR)?;
     file.write_all_at(&table.backup, table.backup_at)?;
     file.write_all_at(&core, layout.bios.start)?;
-    let inject = spec.inject(&layout);
+    let inject = spec.inject(layout.root);
     // debugfs writes into the root alone, so what lies before it is copied meanwhile; and what is asked of it is laid out while the root is copied.
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| inject.lay_out(spec.base_tar, spec.entries));
@@ -261,6 +274,18 @@ pub fn assemble(spec: &DiskSpec<'_>) -> anyhow::Result<()> {
         copy_sparse(boot.file_mut(), raw.file_mut(), layout.boot.start).context("copying /boot into the disk")?;
         injecting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// A cloud image's disk with the image's files in its root.
+fn complete(spec: &DiskSpec<'_>, disk: &Path) -> anyhow::Result<()> {
+    let root = CloudDisk::find(disk)?.root.extent;
+    let mut from = fs_err::File::open(disk)?;
+    let mut raw = fs_err::OpenOptions::new().write(true).create_new(true).open(spec.raw)?;
+    raw.set_len(from.metadata()?.len())?;
+    let inject = spec.inject(root);
+    inject.lay_out(spec.base_tar, spec.entries)?;
+    copy_sparse(from.file_mut(), raw.file_mut(), 0).context("copying the cloud image's disk")?;
+    inject.run(spec.tools, spec.log)
 }
 
 /// Copies what is not a hole to `at` in another file, whose bytes there are zero.

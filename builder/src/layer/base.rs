@@ -22,7 +22,7 @@ pub const TAR: &str = "rootfs.tar";
 
 /// What is left behind by installing, and differs from run to run or names this machine: lists and caches, logs, seeds, the host's names.
 /// `/etc/machine-id` stays as an empty file: without it the system would count as booted for the first time and ask questions.
-const CLEAN: &str = r#"set -e; cd "$1"
+pub(super) const CLEAN: &str = r#"set -e; cd "$1"
 rm -rf etc/apt var/lib/apt var/cache/apt var/log/apt etc/hostname var/lib/systemd/random-seed var/lib/dbus/machine-id etc/ssh/ssh_host_*
 rm -f var/cache/debconf/*-old var/lib/dpkg/*-old var/cache/ldconfig/aux-cache boot/*.old etc/.pwd.lock etc/passwd- etc/group- etc/shadow- etc/gshadow-
 find var/log -type f -delete

@@ -31,6 +31,8 @@ fn recipe(salt: &str) -> Recipe {
         etcd: RecipeEtcd { source: "file".into(), version: "3.6.14".parse().unwrap(), sha256: Vec::new() },
         firstboot: Sha256Digest::of(b"agent"),
         image_files: Vec::new(),
+        cloud: None,
+        customize: None,
         hygiene: None,
         crates: None,
     }

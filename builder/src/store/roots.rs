@@ -177,9 +177,11 @@ impl Store {
                 keys.compressed,
                 keys.tree,
             ]);
+            reached.entries.extend(keys.customized);
             let packages = [&recipe.base_packages, &recipe.boot_packages, &recipe.tool_packages];
             reached.blobs.extend(packages.into_iter().flatten().map(|package| package.sha256));
             reached.blobs.extend(&recipe.etcd.sha256);
+            reached.blobs.extend(recipe.cloud);
         }
         Ok(reached)
     }

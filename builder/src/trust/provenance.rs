@@ -98,6 +98,7 @@ pub fn render(recipe: &Recipe, subjects: &[Sum], builder: &PublicKey, now: i64) 
     let packages = [&recipe.base_packages, &recipe.boot_packages, &recipe.tool_packages];
     let mut inputs: Vec<Resource> = packages.into_iter().flatten().map(package).collect();
     inputs.extend(recipe.etcd.sha256.iter().map(|sha256| plain("etcd", *sha256)));
+    inputs.extend(recipe.cloud.map(|sha256| plain("cloud-image", sha256)));
     inputs.push(plain("firstboot", recipe.firstboot));
     let statement = Statement {
         kind: "https://in-toto.io/Statement/v1".into(),

@@ -9,6 +9,7 @@ use kiln_firstboot::digest::Sha256Digest;
 use serde::Serialize;
 
 use super::crates::Crates;
+use super::installed::Installed;
 use crate::disk::ident::Uuid;
 use crate::recipe::{Recipe, RecipePackage};
 
@@ -77,16 +78,34 @@ struct Dependency {
     depends_on: Vec<String>,
 }
 
-/// Renders it. `programs` are etcd's, as they are in the image.
+/// Renders it. `programs` are etcd's, as they are in the image; `installed` is what the customized base itself says it has, where it was
+/// customized: of a cloud image nobody else does.
 ///
 /// # Errors
 /// When the recipe's time cannot be written as a date.
-pub fn render(recipe: &Recipe, crates: &Crates, programs: &[(&str, Sha256Digest)]) -> Result<String> {
+pub fn render(
+    recipe: &Recipe,
+    crates: &Crates,
+    programs: &[(&str, Sha256Digest)],
+    installed: &[Installed],
+) -> Result<String> {
     let time = jiff::Timestamp::from_second(recipe.source_date_epoch)
         .with_context(|| format!("`{}` is no time a date can be given to", recipe.source_date_epoch))?;
     let key = recipe.keys().image;
     let deb = |layer| move |package: &RecipePackage| deb(&recipe.boot_vendor, layer, package);
-    let mut components: Vec<Component> = recipe.base_packages.iter().map(deb("base")).collect();
+    let is_installed = |p: &RecipePackage| installed.iter().any(|i| (&i.name, &i.version) == (&p.name, &p.version));
+    let stayed = recipe.base_packages.iter().filter(|p| installed.is_empty() || is_installed(p));
+    let mut components: Vec<Component> = stayed.map(deb("base")).collect();
+    // Of these the bytes of the .deb are not known: the image came with them.
+    let pinned = |i: &Installed| recipe.base_packages.iter().any(|p| (&i.name, &i.version) == (&p.name, &p.version));
+    components.extend(installed.iter().filter(|i| !pinned(i)).map(|i| found(&recipe.boot_vendor, i)));
+    components.extend(recipe.cloud.map(|digest| Component {
+        kind: "file",
+        reference: "cloud-image".into(),
+        name: "cloud image".into(),
+        hashes: sha256([digest]),
+        ..Component::default()
+    }));
     components.extend(recipe.boot_packages.iter().map(deb("boot-packages")));
     components.push(etcd(recipe, programs));
     let agent = "firstboot".to_owned();
@@ -154,9 +173,25 @@ fn deb(vendor: &str, layer: &str, package: &RecipePackage) -> Component {
     }
 }
 
+fn found(vendor: &str, package: &Installed) -> Component {
+    Component {
+        kind: "library",
+        reference: format!("customized/{}", package.name),
+        name: package.name.clone(),
+        version: package.version.clone(),
+        purl: Some(purl_of(vendor, &package.name, &package.version)),
+        properties: vec![Property { name: "kiln:layer", value: "customized".into() }],
+        ..Component::default()
+    }
+}
+
 /// The package URL of a .deb; its namespace is the vendor's name.
 pub(super) fn purl(vendor: &str, package: &RecipePackage) -> String {
-    format!("pkg:deb/{vendor}/{}@{}", quote(&package.name), quote(&package.version))
+    purl_of(vendor, &package.name, &package.version)
+}
+
+fn purl_of(vendor: &str, name: &str, version: &str) -> String {
+    format!("pkg:deb/{vendor}/{}@{}", quote(name), quote(version))
 }
 
 fn etcd(recipe: &Recipe, programs: &[(&str, Sha256Digest)]) -> Component {
@@ -209,8 +244,8 @@ mod tests {
     fn bom() -> serde_json::Value {
         let programs = [("etcd", Sha256Digest::of(b"program"))];
         let crates = Crates::of_agent().unwrap();
-        let text = render(&recipe(), &crates, &programs).unwrap();
-        assert_eq!(render(&recipe(), &crates, &programs).unwrap(), text);
+        let text = render(&recipe(), &crates, &programs, &[]).unwrap();
+        assert_eq!(render(&recipe(), &crates, &programs, &[]).unwrap(), text);
         serde_json::from_str(&text).unwrap()
     }
 
@@ -229,6 +264,21 @@ mod tests {
         assert_eq!(component("firstboot")["hashes"][0]["content"], recipe().firstboot.to_string());
         assert_eq!(bom["metadata"]["timestamp"], "2023-11-14T22:13:20Z");
         assert_eq!(bom["metadata"]["component"]["version"], recipe().keys().image.to_string());
+    }
+
+    #[test]
+    fn what_a_customized_base_has_beside_pinned_packages_is_listed_and_what_it_lost_is_not() {
+        let crates = Crates::of_agent().unwrap();
+        let installed = |name: &str, version: &str| Installed { name: name.into(), version: version.into() };
+        let of = |installed: &[Installed]| -> Vec<String> {
+            let text = render(&recipe(), &crates, &[], installed).unwrap();
+            let bom: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let references = bom["components"].as_array().unwrap().iter().map(|c| c["bom-ref"].as_str().unwrap());
+            references.filter(|r| r.ends_with("systemd") || r.ends_with("bash")).map(str::to_owned).collect()
+        };
+        assert_eq!(of(&[installed("systemd", "1-2"), installed("bash", "5")]), ["base/systemd", "customized/bash"]);
+        assert_eq!(of(&[installed("bash", "5")]), ["customized/bash"]);
+        assert_eq!(of(&[installed("systemd", "1-3")]), ["customized/systemd"]);
     }
 
     #[test]
