@@ -150,16 +150,19 @@ mkdir -p /boot/grub
 cp "$here/grub.cfg" /boot/grub/grub.cfg
 "#;
 
-/// The tree as a tar on the disk that waits for it: owners, attributes, no times of reading and of making, none later than the lock's.
+/// The tree as a tar on the disk that waits for it: owners, attributes, no times of reading and of making, none later than the lock's. Seen from
+/// /mnt it has nothing mounted on it: not /boot, and not /sys, which changes while it is read.
 const TREE: &str = r#"target=
 for disk in /dev/sd? /dev/vd?; do
     [ -b "$disk" ] && [ "$(head -c 24 "$disk")" = '@MARK@' ] && target=$disk
 done
 [ -n "$target" ] || die "the disk for the tree is not there"
 say "writing the tree to $target"
-tar --create --file "$target" --blocking-factor 2048 --directory / --one-file-system --sort=name --numeric-owner \
+mount --bind / /mnt
+tar --create --file "$target" --blocking-factor 2048 --directory /mnt --one-file-system --sort=name --numeric-owner \
     --format=pax --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime --xattrs --xattrs-include='*' \
     --mtime=@@EPOCH@ --clamp-mtime --warning=no-file-ignored --exclude='./tmp/*' .
+umount /mnt
 sync
 "#;
 

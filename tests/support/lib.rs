@@ -5,6 +5,7 @@
 pub mod bare_etcd;
 pub mod certificates;
 pub mod client;
+pub mod cloud_image;
 pub mod cluster;
 pub mod crowd;
 pub mod dns;
@@ -17,6 +18,7 @@ pub mod lab;
 pub mod lab_writer;
 pub mod libvirt_host;
 pub mod linearizable;
+pub mod machine;
 pub mod membership;
 pub mod netns;
 pub mod node;

@@ -16,7 +16,8 @@ use crate::verify;
 /// Build an image again, from its inputs, and compare every byte
 ///
 /// The second build happens in a scratch store that shares nothing with the first but the fetched inputs, each checked against its pin. Names the
-/// partition and the file if something differs. PROFILE may also be the key of a built image, as long as its profile still makes it.
+/// partition and the file if something differs. Of an image whose definition has [customize] the layer that virt-customize made is shared
+/// too, since it is not the same bytes twice. PROFILE may also be the key of a built image, as long as its profile still makes it.
 ///
 /// Example: kiln verify lab
 #[derive(Debug, clap::Args)]

@@ -108,6 +108,17 @@ mod tests {
     }
 
     #[test]
+    fn the_shipped_cloud_image_is_pinned_and_rid_of_what_phones_home() {
+        let text = include_str!("../../../images/ubuntu-24.04-cloud.toml");
+        let definition = ImageDefinition::parse("images/ubuntu-24.04-cloud.toml".into(), text).unwrap();
+        assert!(!definition.cloud.unwrap().url.contains("current"));
+        let customize = definition.customize.unwrap();
+        for name in ["snapd", "cloud-init", "pollinate", "ubuntu-pro-client", "unattended-upgrades"] {
+            assert!(customize.remove.iter().any(|removed| removed == name), "{name}");
+        }
+    }
+
+    #[test]
     fn an_archive_is_needed_only_for_packages_to_install() {
         let without = |more: &str| {
             let text = cloudy(more);

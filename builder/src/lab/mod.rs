@@ -20,7 +20,6 @@ pub mod process;
 pub mod query;
 pub mod record;
 pub mod reimage;
-pub mod root_partition;
 pub mod status;
 pub mod up;
 pub mod vm;
@@ -29,6 +28,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use crate::disk::cloud::CloudDisk;
 use crate::exit::Refusal;
 use crate::pki::Pki;
 use crate::profile::{Accelerator, Node, Profile};
@@ -288,7 +288,7 @@ impl Live<'_> {
     /// Makes the tree of a machine's image visible on the lab host. The lab's own image is mounted since `up`.
     fn ensure_tree(&self, machine: &Machine<'_>) -> anyhow::Result<()> {
         let image = self.record.image_of(&machine.node.name);
-        self.host.mount_tree(&self.tree(image), &image.raw, root_partition::offset(&image.raw)?)
+        self.host.mount_tree(&self.tree(image), &image.raw, CloudDisk::find(image.raw.as_std_path())?.root.extent.start)
     }
 
     fn tree(&self, image: &LabImage) -> String {

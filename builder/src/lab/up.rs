@@ -11,7 +11,8 @@ use super::host::{Host, TREE};
 use super::machine::Machine;
 use super::record::{Driver, LabImage, Lock, Record};
 use super::status::LabStatus;
-use super::{Lab, Live, dhcp, root_partition, vm};
+use super::{Lab, Live, dhcp, vm};
+use crate::disk::cloud::CloudDisk;
 use crate::exit::{Refusal, TryAgain};
 
 /// How often containers are asked while they form: often enough to time their milestones.
@@ -75,7 +76,7 @@ impl Lab {
         let address = self.host_address()?;
         let subnet = self.profile.network.subnet;
         let host = Host::ensure(&self.dir, "host1", (address, subnet.prefix()), &[&self.store])?;
-        host.mount_tree(TREE, &record.image.raw, root_partition::offset(&record.image.raw)?)?;
+        host.mount_tree(TREE, &record.image.raw, CloudDisk::find(record.image.raw.as_std_path())?.root.extent.start)?;
         let leases = self.dir.join("dhcp.leases");
         Dnsmasq::dhcp(&self.dir).ensure(&host, &dhcp::config(&self.profile, address, &leases))?;
         if record.driver == Driver::Vm {
