@@ -10,6 +10,7 @@ use kiln_tests::node::text;
 use kiln_tests::places::{Places, Scratch, Seeding};
 use kiln_tests::program::{run, workspace};
 
+use super::mkosi::Mkosi;
 use super::timed;
 
 /// Builds of each kind, in turn; the median is printed.
@@ -33,6 +34,14 @@ pub(crate) fn compare() {
     println!(
         "cold build, packages fetched     {kiln:8.2} s   {:5.2} x plain mmdebstrap of the same packages to a tar ({plain:.2} s)",
         kiln / plain
+    );
+    let mkosi = Mkosi::of("ubuntu-24.04");
+    let mut others: Vec<f64> = (0..RUNS).map(|_| mkosi.cold()).collect();
+    others.sort_by(f64::total_cmp);
+    let mkosi = others[RUNS / 2];
+    println!(
+        "  beside mkosi                   {mkosi:8.2} s   {:5.2} x kiln's time, for the same packages in a disk",
+        mkosi / kiln
     );
 }
 

@@ -1,11 +1,9 @@
 //! A build with nothing to do, beside `nix build` of a derivation that is built already.
 
-use std::path::PathBuf;
-
 use kiln_tests::node::text;
-use kiln_tests::program::{run, workspace};
+use kiln_tests::program::run;
 
-use super::{build, median, timed};
+use super::{build, debian_tree, median, timed};
 
 /// The smallest derivation there is, so that nix has nothing to do but to see that.
 const DERIVATION: &str =
@@ -33,7 +31,7 @@ mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts" && mount --b
 
 pub(crate) fn compare() {
     let kiln = median(|_| timed(|| build(&[])).0);
-    let root = text(&debian_with("nix-bin"));
+    let root = text(&debian_tree::with("nix-bin", &["nix-bin"]));
     let proc = format!("--mount-proc={root}/proc");
     let enter = ["unshare", "--mount", "--pid", "--fork", &proc, "sh", "-c", ENTER, "enter", &root];
     let argv = [&enter[..], &NIX, &["--no-link", "--expr", DERIVATION]].concat();
@@ -45,21 +43,4 @@ pub(crate) fn compare() {
         "build with nothing to do         {kiln:8.3} s   {:5.2} x `nix build` of one built derivation ({nix:.3} s, {entered:.3} s of it to enter its tree)",
         kiln / nix
     );
-}
-
-/// A tree of Debian 13 with one package more, made once and kept beside the build.
-fn debian_with(package: &str) -> PathBuf {
-    let cache = workspace().join("target/bench");
-    let tree = cache.join(package);
-    if !tree.exists() {
-        std::fs::create_dir_all(&cache).expect("making a directory");
-        let making = cache.join(format!("{package}.new"));
-        // What a run left behind that was stopped; nothing when none was.
-        let _ = std::fs::remove_dir_all(&making);
-        let keyring = format!("--keyring={}", text(&workspace().join("images/keyrings/debian-13-archive.gpg")));
-        let include = format!("--include={package}");
-        run(&["mmdebstrap", "--mode=root", "--variant=apt", &keyring, &include, "trixie", &text(&making)]);
-        std::fs::rename(&making, &tree).expect("renaming a tree");
-    }
-    tree
 }
