@@ -199,6 +199,7 @@ mod tests {
             source_date_epoch: 0,
             mirrors: BTreeMap::new(),
             alternates: BTreeMap::new(),
+            cloud: None,
             base,
             boot: Vec::new(),
             tools: Vec::new(),
