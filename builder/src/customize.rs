@@ -40,7 +40,7 @@ pub struct Customize {
 
 impl Customize {
     /// Adds it to a key.
-    pub fn hash(&self, hasher: &mut KeyHasher) {
+    pub fn add_to(&self, hasher: &mut KeyHasher) {
         hasher.texts("remove", &self.remove);
         hasher.texts("mask", &self.mask);
         hasher.texts("run", &self.run);
@@ -87,7 +87,7 @@ impl Script<'_> {
         }
         let _ = write!(
             text,
-            "rm -rf \"$here\" /usr/sbin/policy-rc.d /var/lib/urandom/random-seed /var/lib/random-seed\nsh -c {} clean /\n",
+            "rm -rf \"$here\" /usr/sbin/policy-rc.d /etc/dpkg/dpkg.cfg.d/kiln-customize /var/lib/urandom/random-seed /var/lib/random-seed\nsh -c {} clean /\n",
             shell_quote(self.clean)
         );
         let _ = write!(text, "{}", TREE.replace("@MARK@", MARK).replace("@EPOCH@", &self.epoch.to_string()));
@@ -105,6 +105,9 @@ die() { echo "kiln: $*" >&2; exit 1; }
 # Scripts of packages must not start what they bring.
 printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
+# A disk that counts only if all of this ends well need not survive a power cut on the way: dpkg and the initrd's tools sync at every turn.
+for at in / /boot; do mount -o remount,nobarrier "$at" 2>/dev/null || true; done
+echo force-unsafe-io > /etc/dpkg/dpkg.cfg.d/kiln-customize
 "#;
 
 /// apt takes with a package what cannot be without it; a base without apt has little that could.

@@ -230,7 +230,7 @@ impl Recipe {
                     }
                     None => h.digest("base", &base),
                 }
-                customize.hash(h);
+                customize.add_to(h);
             })
         });
         let rootfs = customized.unwrap_or(base);

@@ -14,7 +14,7 @@ use kiln_firstboot::digest::Sha256Digest;
 
 use super::ext4::Ext4;
 use super::gpt::{Extent, SECTOR};
-use super::gpt_reader::{self, GptError, Header, Partition};
+use super::gpt_reader::{self, GptError, Header, Partition, SECTOR_BYTES};
 use super::{BOOT_LABEL, ROOT_LABEL, ToolTree, archive, grub};
 use crate::tool::Tool;
 
@@ -82,7 +82,7 @@ pub fn read_partitions(raw: &Path) -> anyhow::Result<Vec<Partition>> {
 fn partitions(disk: &File) -> anyhow::Result<Vec<Partition>> {
     let sectors = disk.metadata()?.len() / SECTOR;
     let header = |at: u64| -> anyhow::Result<(Header, Vec<u8>)> {
-        let mut sector = [0; SECTOR as usize];
+        let mut sector = [0; SECTOR_BYTES];
         disk.read_exact_at(&mut sector, at * SECTOR)?;
         let header = Header::parse(&sector, at, sectors)?;
         let Extent { start, length } = header.entries();
@@ -172,12 +172,11 @@ pub fn unpack_as(form: Form, image: &Path, raw: &Path) -> Tool {
 
 /// The programs that look a file system over, after a kernel wrote to it, and give its free blocks back to the host: nothing that was deleted
 /// stays behind on the disk.
-pub fn trim(raw: &Path, disk: &CloudDisk, tools: &ToolTree, epoch: u64) -> [Tool; 2] {
+pub fn trim(raw: &Path, disk: &CloudDisk, tools: &ToolTree) -> [Tool; 2] {
     [&disk.root, &disk.boot].map(|partition| {
         let mut device = raw.as_os_str().to_owned();
         device.push(format!("?offset={}", partition.extent.start));
-        let tool = tools.tool("usr/sbin/e2fsck").args(["-f", "-p", "-E", "discard"]).arg(device);
-        tool.env("E2FSPROGS_FAKE_TIME", epoch.to_string())
+        tools.tool("usr/sbin/e2fsck").args(["-f", "-p", "-E", "discard"]).arg(device)
     })
 }
 

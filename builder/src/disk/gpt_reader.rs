@@ -6,6 +6,8 @@
 use super::gpt::{Extent, SECTOR, crc32};
 use super::ident::Uuid;
 
+/// [`SECTOR`], as a length of bytes.
+pub const SECTOR_BYTES: usize = 512;
 /// Bytes of a header that its sum covers, at least; a longer one covers a whole sector at most.
 const HEADER_BYTES: std::ops::RangeInclusive<usize> = 92..=512;
 /// The most entries that are looked at. Every known tool makes 128.
@@ -72,7 +74,7 @@ impl Header {
     ///
     /// # Errors
     /// [`GptError::Broken`].
-    pub fn parse(sector: &[u8; SECTOR as usize], at: u64, sectors: u64) -> Result<Self, GptError> {
+    pub fn parse(sector: &[u8; SECTOR_BYTES], at: u64, sectors: u64) -> Result<Self, GptError> {
         let which = which(at);
         let broken = |what: String| Err(GptError::Broken { which, what });
         if &sector[..8] != b"EFI PART" {

@@ -157,7 +157,7 @@ pub fn make(store: &Store, spec: &CustomizeSpec<'_>) -> Result<Vec<String>> {
     match spec.source {
         Source::Tree { .. } => fs_err::remove_file(&raw)?,
         Source::Cloud { .. } => {
-            for tool in cloud::trim(&raw, &CloudDisk::find(&raw)?, spec.tools, spec.epoch) {
+            for tool in cloud::trim(&raw, &CloudDisk::find(&raw)?, spec.tools) {
                 tool.log(spec.log).run().context("looking over the customized disk")?;
             }
         }
