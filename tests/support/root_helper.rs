@@ -145,7 +145,9 @@ impl RootHelper {
                     return ControlAnswer::Failed("the state allows no start on an empty log".into());
                 }
             };
-            precheck::permit(&self.paths, member).expect("writing the permit");
+            if let Err(error) = precheck::permit(&self.paths, member) {
+                return ControlAnswer::Failed(format!("writing the permit: {error:#}"));
+            }
         }
         self.run_etcd().map_or_else(ControlAnswer::Failed, |()| ControlAnswer::Done)
     }
@@ -163,7 +165,8 @@ impl RootHelper {
             }
             return Err(String::from_utf8_lossy(&precheck.stderr).into_owned());
         }
-        let env = fs_err::read_to_string(self.paths.etcd_args()).expect("the agent rendered etcd's arguments");
+        // A node whose power was cut meanwhile has no tree any more: nothing is started on it.
+        let env = fs_err::read_to_string(self.paths.etcd_args()).map_err(|e| format!("etcd's arguments: {e}"))?;
         let args =
             env.trim().strip_prefix("KILN_ETCD_ARGS=").expect("an environment file").trim_matches('"').to_owned();
         self.hand_over_hosts();
