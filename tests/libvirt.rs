@@ -10,6 +10,7 @@ use kiln_builder::exit::Refusal;
 use kiln_builder::host::libvirt::volume_name;
 use kiln_builder::host::{Host, Image, Machine, Need, Transfer, Watch};
 use kiln_builder::host_network;
+use kiln_builder::lab::process::{self, Process};
 use kiln_builder::profile::Profile;
 use kiln_firstboot::digest::Sha256Digest;
 use kiln_tests::libvirt_host::{LibvirtHost, Silent, machine, root, seed};
@@ -165,11 +166,11 @@ impl Watch for Cutter<'_> {
     fn progress(&self, done: u64, total: u64) {
         if done > total / 4 {
             let socket = self.world.path("/run/libvirt/libvirt-sock");
-            let all = kiln_builder::lab::process::all().unwrap();
-            let mine = |p: &&kiln_builder::lab::process::Process| {
+            let all = process::all().expect("a list of processes");
+            let mine = |p: &&Process| {
                 p.runs("virsh") && p.argv.iter().any(|a| a.contains(&socket)) && p.has_args(&["vol-upload"])
             };
-            all.iter().filter(mine).for_each(|p| p.kill().unwrap());
+            all.iter().filter(mine).for_each(|p| p.kill().expect("killing virsh"));
         }
     }
 }
@@ -281,7 +282,7 @@ fn define_stranger(world: &LibvirtHost, name: &str, uuid: &str, disk: &str) {
         <source file='{disk}'/><target dev='vda' bus='virtio'/></disk></devices></domain>"
     );
     let file = world.scratch().join("stranger.xml");
-    fs_err::write(&file, xml).unwrap();
+    fs_err::write(&file, xml).expect("writing a description");
     world.virsh(&["define", file.as_str()]);
 }
 
@@ -482,13 +483,13 @@ fn a_host_that_goes_away_between_any_two_logins_loses_nothing() {
 
 /// The tutorial's profile, its hosts joined by a tunnel.
 fn tunnelled() -> Profile {
-    let mut profile = fs_err::read_to_string(workspace().join("profiles/k8s0.toml")).unwrap();
+    let mut profile = fs_err::read_to_string(workspace().join("profiles/k8s0.toml")).expect("the shipped profile");
     profile = profile.replacen("bridge = ", "vxlan = { id = 103 }\nbridge = ", 1);
     for (i, host) in ["pve1", "pve2"].iter().enumerate() {
         let table = format!("[hosts.{host}]\n");
         profile = profile.replace(&table, &format!("{table}address = \"192.0.2.{}\"\n", i + 1));
     }
-    Profile::parse(Utf8Path::new("profiles/k8s0.toml"), &profile).unwrap()
+    Profile::parse(Utf8Path::new("profiles/k8s0.toml"), &profile).expect("a sound profile")
 }
 
 #[test]
@@ -530,7 +531,7 @@ fn a_libvirt_network_of_kilns_answers_what_the_cluster_lives_by() {
     };
     for node in &profile.nodes {
         let (name, address) = (node.fqdn.to_string(), node.address.to_string());
-        assert_eq!(ask(&[&name, "A"]), [address.clone()]);
+        assert_eq!(ask(&[&name, "A"]), [address.as_str()]);
         assert_eq!(ask(&["-x", &address]), [format!("{name}.")]);
     }
     for (service, port) in [("_etcd-server-ssl", 2380), ("_etcd-client-ssl", 2379)] {

@@ -35,7 +35,8 @@ fn needless(inventory: &Inventory, chains: &Chains, keep: &[Sha256Digest]) -> Re
             || chains.files.iter().any(|file| named(file, name))
             || chains.volumes.iter().any(|(_, v)| v.backing.as_ref().is_some_and(|b| named(b, name)))
     };
-    // An upload that did not end is not needed by anybody, and neither are its marks; `ensure_image` would begin anew.
+    // An upload that did not end is not needed by anybody, and neither are its marks; `ensure_image` would begin anew. Whether one goes on at
+    // this moment cannot be told: it then fails, for what it reads back is gone, and says to try again.
     let goes = |name: &&String| match volume_name::beside(name) {
         Some(image) => !inventory.has(&image) || !is_needed(&image),
         None => volume_name::is_image(name) && !is_needed(name),

@@ -121,8 +121,8 @@ fn rows(table: &str) -> impl Iterator<Item = &str> {
 /// Names and paths in `virsh vol-list`. A name may hold spaces; where it ends is known because the path ends with it.
 pub fn parse_volume_list(table: &str) -> Vec<(String, Utf8PathBuf)> {
     let read = |row: &str| {
-        let parts = row.match_indices(' ').map(|(i, _)| (&row[..i], row[i..].trim_start()));
-        let found = parts.filter(|(name, path)| Utf8Path::new(path).file_name() == Some(*name)).next_back();
+        let mut parts = row.match_indices(' ').map(|(i, _)| (&row[..i], row[i..].trim_start()));
+        let found = parts.rfind(|(name, path)| Utf8Path::new(path).file_name() == Some(*name));
         found.map(|(name, path)| (name.to_owned(), path.into()))
     };
     rows(table).filter_map(read).collect()
