@@ -3,7 +3,7 @@
 //! Everything of the lab lives in them. Killing the holder, which is pid 1 of the lab, ends every process, mount, bridge and
 //! namespace of it at once: that is the whole of taking a lab down, whatever state a crash left it in. The holder is found
 //! by its command line, which names the lab's directory, so nothing has to be remembered to find it.
-#![expect(clippy::disallowed_methods, reason = "an edge: waits for the holder, opens its network namespace")]
+#![expect(clippy::disallowed_methods, reason = "an edge: waits for the holder")]
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -171,12 +171,9 @@ impl Host {
         Ok(self.processes()?.into_iter().find(|p| p.runs(program) && (args.is_empty() || p.has_args(args))))
     }
 
-    /// The lab host's network namespace, to be entered by a thread.
-    ///
-    /// # Errors
-    /// When the host is gone.
-    pub fn network(&self) -> anyhow::Result<fs_err::File> {
-        fs_err::File::open(format!("/proc/{}/ns/net", self.holder.pid)).context("opening the lab's network namespace")
+    /// The lab host's network namespace, which is gone with the host.
+    pub fn network(&self) -> Utf8PathBuf {
+        format!("/proc/{}/ns/net", self.holder.pid).into()
     }
 
     /// Mounts the root file system of a raw disk image read-only on `point`, if nothing is there already.

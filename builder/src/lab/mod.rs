@@ -17,7 +17,6 @@ pub mod host;
 pub mod kvm;
 pub mod machine;
 pub mod process;
-pub mod query;
 pub mod record;
 pub mod reimage;
 pub mod status;
@@ -28,10 +27,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use crate::agents;
 use crate::disk::cloud::CloudDisk;
 use crate::exit::Refusal;
 use crate::pki::Pki;
 use crate::profile::{Accelerator, Node, Profile};
+use crate::reach::Reach;
 use crate::store::{RootKind, Store};
 use container::Container;
 use data_disk::DataDisk;
@@ -232,6 +233,11 @@ impl Live<'_> {
         })
     }
 
+    /// How its agents are reached: through the lab host's network. Its nodes hang off no hypervisor.
+    pub fn reach(&self) -> Reach {
+        Reach { network: Some(self.host.network()), ..Reach::default() }
+    }
+
     /// Where every node stands, by its own word.
     ///
     /// # Errors
@@ -239,7 +245,7 @@ impl Live<'_> {
     pub fn status(&self) -> anyhow::Result<LabStatus> {
         let nodes = &self.lab.profile.nodes;
         let powered = Machine::all(&self.lab.profile).map(|m| self.is_on(m)).collect::<Result<Vec<_>, _>>()?;
-        let answers = query::ask_all(&self.host, &self.pki, &self.lab.profile)?;
+        let answers = agents::ask_all(&self.reach(), &self.pki, nodes)?;
         for (node, answer) in nodes.iter().zip(&answers) {
             if let Err(error) = answer {
                 log::debug!("{} does not answer: {error:#}", node.fqdn);
