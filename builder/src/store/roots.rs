@@ -29,11 +29,13 @@ pub enum RootKind {
     Lab,
     /// An operator, by name.
     Pin,
+    /// A cluster on hypervisors: what it runs, ran, or is about to ([`crate::generations`]).
+    Generation,
 }
 
 impl RootKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Build, Self::Lab, Self::Pin];
+    pub const ALL: [Self; 4] = [Self::Build, Self::Lab, Self::Pin, Self::Generation];
 
     /// Its directory under `roots/`.
     pub fn word(self) -> &'static str {
@@ -41,6 +43,7 @@ impl RootKind {
             Self::Build => "build",
             Self::Lab => "lab",
             Self::Pin => "pin",
+            Self::Generation => "generation",
         }
     }
 }
@@ -158,7 +161,7 @@ impl Store {
             let unknown = |why: String| {
                 Refusal::new(
                     format!("root `{}/{}` keeps image {}, {why}", root.kind.word(), root.name, root.key),
-                    "build it again; or give the root up: `kiln store unpin`, `kiln lab down`",
+                    "build it again; or give the root up: `kiln store unpin`, `kiln lab down`, `kiln generations PROFILE --drop N`",
                 )
             };
             let entry = self.entry(&root.key).map_err(|error| unknown(format!("which is damaged: {error:#}")))?;
