@@ -37,16 +37,9 @@ impl Lab {
     /// Lets an image of the store be run, or not.
     ///
     /// # Errors
-    /// A [`Refusal`] when it is unsigned, a stranger's, or not what was signed; when it is not there or cannot be read.
+    /// As [`admit`].
     pub fn admit(&self, key: &Sha256Digest, depth: Depth, lenience: Lenience) -> Result<Ran> {
-        let store = Store::at(&self.store);
-        let entry = store
-            .entry(key)?
-            .with_context(|| format!("image {key} is not in the store `{}`\nhint: kiln lab reimage", self.store))?;
-        let standing = trust::standing(&store, &entry, &Keyring::read(&self.signing)?, depth)?;
-        trust::admit(key, &standing, lenience.unsigned)?;
-        let source_date_epoch = trust::recipe_of(&entry)?.source_date_epoch;
-        Ok(Ran { schema: 1, key: *key, source_date_epoch })
+        admit(&Store::at(&self.store), &self.signing, key, depth, lenience)
     }
 
     /// Refuses an image that is older than what the lab ran last.
@@ -55,7 +48,8 @@ impl Lab {
     /// A [`Refusal`]; when what it ran last cannot be read.
     pub fn refuse_older(&self, next: &Ran, lenience: Lenience) -> Result<()> {
         let last = read(&self.ran())?;
-        Ok(no_older(&self.profile.name, last.as_ref(), next, lenience)?)
+        let name = &self.profile.name;
+        Ok(no_older(&format!("what the lab `{name}` ran last"), name, last.as_ref(), next, lenience)?)
     }
 
     /// Remembers that the lab runs an image.
@@ -88,7 +82,25 @@ fn read(file: &Utf8Path) -> Result<Option<Ran>> {
     }
 }
 
-fn no_older(profile: &str, last: Option<&Ran>, next: &Ran, lenience: Lenience) -> Result<(), Refusal> {
+/// Lets an image of the store be run, or not; `signing` is the directory of the keys that images are signed with.
+///
+/// # Errors
+/// A [`Refusal`] when it is unsigned, a stranger's, or not what was signed; when it is not there or cannot be read.
+pub fn admit(store: &Store, signing: &Utf8Path, key: &Sha256Digest, depth: Depth, lenience: Lenience) -> Result<Ran> {
+    let entry = store.entry(key)?.with_context(|| {
+        format!("image {key} is not in the store `{}`\nhint: build it again: kiln build", store.root().display())
+    })?;
+    let standing = trust::standing(store, &entry, &Keyring::read(signing)?, depth)?;
+    trust::admit(key, &standing, lenience.unsigned)?;
+    let source_date_epoch = trust::recipe_of(&entry)?.source_date_epoch;
+    Ok(Ran { schema: 1, key: *key, source_date_epoch })
+}
+
+/// Refuses an image that is older than `last`, which `what` says what it is.
+///
+/// # Errors
+/// A [`Refusal`] that names both.
+pub fn no_older(what: &str, profile: &str, last: Option<&Ran>, next: &Ran, lenience: Lenience) -> Result<(), Refusal> {
     let Some(last) = last.filter(|last| last.source_date_epoch > next.source_date_epoch && !lenience.older) else {
         return Ok(());
     };
@@ -97,7 +109,7 @@ fn no_older(profile: &str, last: Option<&Ran>, next: &Ran, lenience: Lenience) -
         format!("{:.12} of {}", ran.key.to_string(), time.map_or_else(|_| "no time".into(), |t| t.to_string()))
     };
     Err(Refusal::new(
-        format!("image {} is older than {}, which the lab `{profile}` ran last", told(next), told(last)),
+        format!("image {} is older than {what}, {}", told(next), told(last)),
         format!("renew its inputs: kiln lock {profile} --update; or run it all the same: --allow-older"),
     ))
 }
@@ -113,13 +125,14 @@ mod tests {
             key: Sha256Digest::of(name.as_bytes()),
             source_date_epoch,
         };
-        let judge = |last, next: &Ran, older| no_older("lab", last, next, Lenience { older, unsigned: true });
+        let judge =
+            |last, next: &Ran, older| no_older("what ran last", "lab", last, next, Lenience { older, unsigned: true });
         let (old, same, new) = (ran("old", 10), ran("same", 20), ran("new", 20));
         assert_eq!(judge(None, &old, false), Ok(()));
         assert_eq!(judge(Some(&new), &same, false), Ok(()));
         assert_eq!(judge(Some(&old), &new, false), Ok(()));
         assert_eq!(judge(Some(&new), &old, true), Ok(()));
         let refusal = judge(Some(&new), &old, false).unwrap_err();
-        assert!(refusal.what.ends_with("of 1970-01-01T00:00:20Z, which the lab `lab` ran last"), "{}", refusal.what);
+        assert!(refusal.what.contains("of 1970-01-01T00:00:10Z is older than what ran last, "), "{}", refusal.what);
     }
 }

@@ -100,7 +100,7 @@ impl Record {
     }
 }
 
-/// Keeps a second kiln from changing the same lab; let go when dropped or when kiln ends, however it ends.
+/// Keeps a second kiln from changing the same lab, or the same cluster's machines; let go when dropped or when kiln ends, however it ends.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held, not used")] Flock<std::fs::File>);
 
@@ -113,7 +113,7 @@ impl Lock {
         fs_err::create_dir_all(dir)?;
         let path = dir.join("lock");
         let file = fs_err::OpenOptions::new().create(true).append(true).open(&path)?.into_file();
-        let busy = || TryAgain(format!("another kiln is working on the lab in `{dir}`"));
+        let busy = || TryAgain(format!("another kiln is at work in `{dir}`"));
         let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Err(busy().into()) };
         // `down` may have removed the file between opening and locking it: then this lock keeps nobody out.
         let same = |meta: &std::fs::Metadata, held: &std::fs::Metadata| {

@@ -1,0 +1,237 @@
+//! Whether nodes serve, by their agents' word; waiting until they do; and what the cluster can do without one of them.
+#![expect(clippy::disallowed_methods, reason = "an edge: waits")]
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use kiln_firstboot::digest::Sha256Digest;
+use kiln_firstboot::message::{Holds, NodeStatus};
+
+use super::Fleet;
+use crate::agents;
+use crate::exit::Refusal;
+use crate::placement::majority;
+use crate::profile::Node;
+
+/// How often agents are asked while they are waited for. Under emulation every answer costs a node a tenth of a second of what it boots with.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What a node lacks to be a voter that serves, on `image` where one is named; none when it is one.
+pub fn missing(status: &NodeStatus, image: Option<Sha256Digest>) -> Option<String> {
+    if let Some(wanted) = image.filter(|wanted| *wanted != status.image_key) {
+        return Some(format!("it runs image {:.12}, not {:.12}", status.image_key.to_string(), wanted.to_string()));
+    }
+    let says = || if status.waiting_for.is_empty() { status.phase.clone() } else { status.waiting_for.clone() };
+    match &status.holds {
+        Holds::Blank => Some(format!("it is blank: {}", says())),
+        Holds::Data { .. } => Some(format!("its etcd does not serve: {}", says())),
+        Holds::Unknown => Some(format!("it has halted: {}", says())),
+        Holds::Running(running) if running.learner => Some("it is a learner still".into()),
+        Holds::Running(running) if !running.alarms.is_empty() => Some(format!("alarms: {}", running.alarms.join(", "))),
+        Holds::Running(running) if !running.linearizable => Some("it does not answer linearizable reads".into()),
+        Holds::Running(_) => None,
+    }
+}
+
+/// What the cluster has besides one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Others {
+    /// Members of the cluster.
+    pub members: usize,
+    /// Others that serve.
+    pub serving: Vec<String>,
+    /// Others that do not, and why.
+    pub missing: Vec<(String, String)>,
+    /// Whether the node itself serves now.
+    pub serves: bool,
+}
+
+impl Others {
+    /// From what each node answered.
+    pub fn of(node: &str, answers: &[(String, Result<NodeStatus, String>)]) -> Self {
+        let mut others = Self { members: answers.len(), serving: vec![], missing: vec![], serves: false };
+        for (name, answer) in answers {
+            let lacks = match answer {
+                Ok(status) => missing(status, None),
+                Err(silent) => Some(silent.clone()),
+            };
+            match lacks {
+                None if name == node => others.serves = true,
+                Some(_) if name == node => {}
+                None => others.serving.push(name.clone()),
+                Some(why) => others.missing.push((name.clone(), why)),
+            }
+        }
+        others
+    }
+
+    /// Refuses what would leave the cluster without a quorum: taking down a member that serves, or wiping one, while the others are no majority.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that says what it would cost.
+    pub fn spare(&self, node: &str, wipe_data: bool) -> Result<(), Refusal> {
+        let majority = majority(self.members);
+        if self.serving.len() >= majority || !(wipe_data || self.serves) {
+            return Ok(());
+        }
+        let cost = if wipe_data {
+            "what it holds may be what the cluster can be mended from, and a blank node is only let in by a majority"
+        } else {
+            "the cluster stops until it is back"
+        };
+        let missing: Vec<String> = self.missing.iter().map(|(name, why)| format!("{name} ({why})")).collect();
+        Err(Refusal::new(
+            format!(
+                "without {node} {} of {} members serve, and {majority} are a majority: {cost}; not serving: {}",
+                self.serving.len(),
+                self.members,
+                missing.join(", ")
+            ),
+            "mend the others first; or do it all the same: --lose-quorum",
+        ))
+    }
+}
+
+impl Fleet {
+    /// What each of these nodes says of itself, with its name.
+    ///
+    /// # Errors
+    /// When nobody can be asked: no operator's certificate, no network.
+    pub fn ask(&self, nodes: &[Node]) -> Result<Vec<(String, Result<NodeStatus, String>)>> {
+        let answers = agents::ask_all(&self.reach, &self.pki, nodes)?;
+        let told = |answer: Result<NodeStatus>| answer.map_err(|error| format!("{error:#}"));
+        Ok(nodes.iter().map(|node| node.name.clone()).zip(answers.into_iter().map(told)).collect())
+    }
+
+    /// Waits until these nodes are voters that serve, on `image` where one is named. Tells what those lack that are not in time.
+    ///
+    /// # Errors
+    /// As [`Fleet::ask`].
+    pub fn await_health(
+        &self,
+        nodes: &[Node],
+        image: Option<Sha256Digest>,
+        limit: Duration,
+    ) -> Result<Vec<(String, String)>> {
+        let began = Instant::now();
+        let mut told: Vec<(String, String)> = Vec::new();
+        loop {
+            let lacks = |(name, answer): (String, Result<NodeStatus, String>)| match answer {
+                Ok(status) => Some((name, missing(&status, image)?)),
+                Err(silent) => Some((name, format!("its agent does not answer: {silent}"))),
+            };
+            let lacking: Vec<(String, String)> = self.ask(nodes)?.into_iter().filter_map(lacks).collect();
+            for (node, _) in told.iter().filter(|(node, _)| !lacking.iter().any(|(other, _)| other == node)) {
+                log::info!("{:6.1} s  {node} serves", began.elapsed().as_secs_f64());
+            }
+            if lacking.is_empty() || began.elapsed() >= limit {
+                return Ok(lacking);
+            }
+            if told.is_empty() {
+                let names: Vec<&str> = lacking.iter().map(|(node, _)| node.as_str()).collect();
+                log::info!("waiting at most {} s for {}", limit.as_secs(), names.join(", "));
+            }
+            told = lacking;
+            std::thread::sleep(LOOK_EVERY.min(limit.saturating_sub(began.elapsed())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_firstboot::digest::Id128;
+    use kiln_firstboot::message::Running;
+    use kiln_firstboot::name::Fqdn;
+    use kiln_firstboot::state::RaftId;
+
+    fn status(holds: Holds) -> NodeStatus {
+        NodeStatus {
+            fqdn: Fqdn::parse("a.example").unwrap(),
+            env: "t".into(),
+            cluster: Id128([1; 16]),
+            generation: 1,
+            charter: Sha256Digest([2; 32]),
+            boot_id: "b".into(),
+            image_key: Sha256Digest([3; 32]),
+            etcd_version: "3.6.14".parse().unwrap(),
+            holds,
+            phase: "member".into(),
+            instance: None,
+            boot_counter: 1,
+            remembers: vec![],
+            activated: true,
+            row: 5,
+            waiting_for: String::new(),
+            waiting_since: 0,
+        }
+    }
+
+    fn running() -> Running {
+        Running {
+            lineage: Id128([7; 16]),
+            raft_cluster: RaftId(5),
+            member: RaftId(1),
+            learner: false,
+            leader: Some(RaftId(1)),
+            linearizable: true,
+            applied_index: 1,
+            revision: 1,
+            alarms: vec![],
+            unheard: vec![],
+        }
+    }
+
+    fn serving() -> NodeStatus {
+        status(Holds::Running(running()))
+    }
+
+    #[test]
+    fn serves_who_votes_and_answers_without_an_alarm_on_the_image_asked_for() {
+        assert_eq!(missing(&serving(), Some(Sha256Digest([3; 32]))), None);
+        assert_eq!(
+            missing(&serving(), Some(Sha256Digest([4; 32]))).unwrap(),
+            "it runs image 030303030303, not 040404040404"
+        );
+        let but = |change: fn(&mut Running)| {
+            let mut running = running();
+            change(&mut running);
+            missing(&status(Holds::Running(running)), None).unwrap()
+        };
+        assert_eq!(but(|r| r.learner = true), "it is a learner still");
+        assert_eq!(but(|r| r.linearizable = false), "it does not answer linearizable reads");
+        assert_eq!(but(|r| r.alarms = vec!["NOSPACE".into()]), "alarms: NOSPACE");
+        for (holds, said) in [
+            (Holds::Blank, "it is blank: member"),
+            (Holds::Unknown, "it has halted: member"),
+            (Holds::Data { lineage: Id128([7; 16]) }, "its etcd does not serve: member"),
+        ] {
+            assert_eq!(missing(&status(holds), None).unwrap(), said);
+        }
+    }
+
+    #[test]
+    fn a_member_is_spared_only_where_the_others_are_a_majority() {
+        let silent = || Err("no answer".to_owned());
+        let of = |one: Result<NodeStatus, String>, two: Result<NodeStatus, String>| {
+            let answers = [("a", Ok(serving())), ("b", one), ("c", two)];
+            Others::of("a", &answers.map(|(name, answer)| (name.to_owned(), answer)))
+        };
+        let (well, ill) = (of(Ok(serving()), Ok(serving())), of(Ok(serving()), silent()));
+        assert_eq!((well.spare("a", false), well.spare("a", true)), (Ok(()), Ok(())));
+        for (wipe, cost) in
+            [(false, "the cluster stops until it is back"), (true, "may be what the cluster can be mended from")]
+        {
+            let refusal = ill.spare("a", wipe).unwrap_err();
+            assert!(
+                refusal.what.contains("1 of 3 members serve, and 2 are a majority") && refusal.what.contains(cost),
+                "{refusal}"
+            );
+            assert!(refusal.what.ends_with("not serving: c (no answer)"), "{refusal}");
+        }
+        // One that does not serve may be imaged again with its data kept: nothing is lost by that.
+        let down = Others { serves: false, ..ill };
+        assert_eq!(down.spare("a", false), Ok(()));
+        assert!(down.spare("a", true).is_err());
+    }
+}
