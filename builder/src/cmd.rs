@@ -1,15 +1,20 @@
 //! One file per command, glue only. A new command is a module, a variant and an arm here.
 
 pub mod build;
+pub mod deploy;
+pub mod destroy;
 pub mod dns;
 pub mod doctor;
 pub mod explain;
 pub mod explain_decision;
+mod fleet;
+pub mod generations;
 pub mod lab;
 pub mod lock;
 pub mod net;
 pub mod pki;
 pub mod plan;
+pub mod reimage;
 pub mod store;
 pub mod trust;
 pub mod verify;
@@ -25,6 +30,16 @@ pub enum Command {
     Plan(plan::PlanArgs),
     #[expect(missing_docs, reason = "as above")]
     Build(build::BuildArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Deploy(deploy::DeployArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Reimage(reimage::ReimageArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Rollback(reimage::RollbackArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Destroy(destroy::DestroyArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Generations(generations::GenerationsArgs),
     #[expect(missing_docs, reason = "as above")]
     Explain(explain::ExplainArgs),
     #[expect(missing_docs, reason = "as above")]
@@ -57,6 +72,11 @@ impl Command {
             Self::Lock(args) => args.run(places),
             Self::Plan(args) => args.run(places),
             Self::Build(args) => args.run(places),
+            Self::Deploy(args) => args.run(places),
+            Self::Reimage(args) => args.run(places),
+            Self::Rollback(args) => args.run(places),
+            Self::Destroy(args) => args.run(places),
+            Self::Generations(args) => args.run(places),
             Self::Explain(args) => args.run(places),
             Self::Verify(args) => args.run(places),
             Self::ExplainDecision(args) => args.run(places),

@@ -22,6 +22,7 @@ use crate::lab::machine::Machine;
 use crate::lab::record::{Driver, Lock};
 use crate::lab::{Lab, Live, guest};
 use crate::pki::OPERATOR;
+use crate::profile::Profile;
 use crate::store::{RootKind, Store};
 use crate::trust::Depth;
 
@@ -316,7 +317,11 @@ impl LabArgs {
 }
 
 fn lab(places: &Places, profile: &str) -> anyhow::Result<Lab> {
-    let profile = places.profile(profile)?;
+    lab_of(places, places.profile(profile)?)
+}
+
+/// The lab of a profile, up or not.
+pub(super) fn lab_of(places: &Places, profile: Profile) -> anyhow::Result<Lab> {
     // The lab's directory is how its processes are found: it must be spelt the same from wherever kiln is called.
     let absolute = |path: Utf8PathBuf| camino::absolute_utf8(&path).with_context(|| format!("resolving `{path}`"));
     Ok(Lab {
