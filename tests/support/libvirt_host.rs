@@ -95,6 +95,11 @@ impl LibvirtHost {
         self.virsh(&["pool-autostart", name]);
     }
 
+    /// Where a profile finds it.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
     /// What kiln drives it by.
     pub fn driver(&self) -> Libvirt {
         self.driver_of("default")
