@@ -7,7 +7,9 @@ use camino::Utf8Path;
 use kiln_firstboot::digest::Sha256Digest;
 
 use crate::disk::{self, BootSpec, DiskSpec, ToolTree};
+use crate::exit::Refusal;
 use crate::fetch::{self, FetchError};
+use crate::layer::soundness::Soundness;
 use crate::layer::{self, LayerReport, base, customized, etcd, hygiene, image, packages};
 use crate::lock::{Lock, LockedImage};
 use crate::plan::{self, Plan};
@@ -15,6 +17,7 @@ use crate::store::{Entry, Manifest, Store};
 use crate::trust::crates::Crates;
 use crate::trust::installed;
 use crate::trust::sbom;
+use crate::trust::{self, Depth, Keyring, Standing};
 
 /// A finished image.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,12 +73,16 @@ pub fn choose_etcd(store: &Store, lock: &Lock, dir: &Utf8Path) -> Result<usize> 
 /// The layers' and the store's; a full file system says so with its remedy. What is finished stays, so the next run goes on from there.
 pub fn build(store: &Store, plan: &Plan, compress: bool) -> Result<Built> {
     let mut layers = Vec::new();
-    let entry = build_image(store, plan, &mut layers).map_err(|e| crate::store::explain_full(e, store.root()))?;
+    let made = soundly(store, &mut layers, |layers, sound| build_image(store, plan, layers, sound));
+    let entry = made.map_err(|e| crate::store::explain_full(e, store.root()))?;
     let raw = entry.dir.join(image::RAW);
     let shown = if compress {
+        may_be_sealed(store, plan, &entry)?;
         let make = |dir: &Path, log: &Path| image::make_compressed(&raw, dir, log);
-        layer::ensure_sealed(store, "compressed", &plan.keys.compressed, &mut layers, make, &seal(plan))
-            .map_err(|e| crate::store::explain_full(e, store.root()))?
+        let made = layer::ensure_sealed(store, "compressed", &plan.keys.compressed, &mut layers, make, &seal(plan))
+            .map_err(|e| crate::store::explain_full(e, store.root()))?;
+        glance(&made)?;
+        made
     } else {
         entry
     };
@@ -89,40 +96,114 @@ pub fn build(store: &Store, plan: &Plan, compress: bool) -> Result<Built> {
 /// As [`build`].
 pub fn unpack_tree(store: &Store, plan: &Plan) -> Result<PathBuf> {
     let mut layers = Vec::new();
-    let mut make = || -> Result<Entry> {
+    let made = soundly(store, &mut layers, |layers, sound| {
         if let Some(entry) = store.entry(&plan.keys.tree)? {
+            sound.look(&plan.keys.tree, &entry);
             return Ok(entry);
         }
-        let etcd = ensure_etcd(store, plan, &mut layers)?;
-        let tools = ensure_tools(store, plan, &mut layers)?;
-        let base = ensure_rootfs(store, plan, &tools, &mut layers)?;
-        layer::ensure(store, "tree", &plan.keys.tree, &mut layers, |dir, log| {
+        let etcd = ensure_etcd(store, plan, layers, sound)?;
+        let tools = ensure_tools(store, plan, layers, sound)?;
+        let base = ensure_rootfs(store, plan, &tools, layers, sound)?;
+        ensure(store, "tree", &plan.keys.tree, layers, sound, |dir, log| {
             image::make_tree(&base.dir.join(base::TAR), &plan.entries(&etcd.dir)?, plan.epoch()?, dir, log)
         })
-    };
-    let entry = make().map_err(|e| crate::store::explain_full(e, store.root()))?;
+    });
+    let entry = made.map_err(|e| crate::store::explain_full(e, store.root()))?;
     Ok(entry.dir.join(image::ROOT))
 }
 
-fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<Entry> {
+/// Makes something of layers, whose bytes are checked meanwhile. Where one is damaged, what was made is thrown away, the layer too, and all
+/// that is missing is made again, once.
+fn soundly(
+    store: &Store,
+    layers: &mut Vec<LayerReport>,
+    make: impl Fn(&mut Vec<LayerReport>, &Soundness) -> Result<Entry>,
+) -> Result<Entry> {
+    let sound = Soundness::default();
+    let result = make(layers, &sound);
+    let damaged = sound.into_damaged()?;
+    if damaged.is_empty() {
+        return result;
+    }
+    for found in damaged {
+        log::warn!("layer `{}` of the store is damaged, so it is made again: {}", found.layer, found.damage);
+        store.discard(&found.key)?;
+    }
+    layers.clear();
+    let sound = Soundness::default();
+    let result = make(layers, &sound);
+    match sound.into_damaged()?.first() {
+        None => result,
+        Some(found) => anyhow::bail!(
+            "layer `{}` has just been made, and is damaged: {}\nhint: the disk or the memory of this machine is failing",
+            found.layer,
+            found.damage
+        ),
+    }
+}
+
+/// [`layer::ensure`]; one that is there is looked through, and one that is made is kept only if all it may be made of is sound.
+fn ensure(
+    store: &Store,
+    name: &str,
+    key: &Sha256Digest,
+    layers: &mut Vec<LayerReport>,
+    sound: &Soundness,
+    make: impl FnOnce(&Path, &Path) -> Result<Vec<String>>,
+) -> Result<Entry> {
+    let entry = layer::ensure(store, name, key, layers, |dir, log| {
+        let trees = make(dir, log)?;
+        sound.settle()?;
+        Ok(trees)
+    })?;
+    if layers.last().is_some_and(|layer| !layer.built) {
+        sound.look(key, &entry);
+    }
+    Ok(entry)
+}
+
+/// Refuses an image whose small files are not what they were; the disks' bytes are read by whoever runs them.
+fn glance(entry: &Entry) -> Result<()> {
+    match entry.glance()?.first() {
+        None => Ok(()),
+        Some(damage) => Err(Refusal::new(
+            format!("image {} is damaged: {damage}", entry.manifest.key),
+            format!("remove `{}` and build again", entry.dir.display()),
+        )
+        .into()),
+    }
+}
+
+/// Whether this home may vouch for something made of an image: it has every byte it had, and no stranger made it.
+fn may_be_sealed(store: &Store, plan: &Plan, entry: &Entry) -> Result<()> {
+    let Some(sealer) = &plan.sealer else { return Ok(()) };
+    if store.entry(&plan.keys.compressed)?.is_some() {
+        return Ok(());
+    }
+    let standing = trust::standing(store, entry, &Keyring::read(&sealer.keys)?, Depth::Whole)?;
+    trust::admit(&plan.keys.image, &standing, matches!(standing, Standing::Unsigned)).map_err(Into::into)
+}
+
+fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound: &Soundness) -> Result<Entry> {
     let keys = &plan.keys;
     if let Some(entry) = store.entry(&keys.image)? {
+        glance(&entry)?;
         let there = |(name, key): (&str, _)| LayerReport { name: name.into(), key, built: false, seconds: 0.0 };
         layers.extend(plan.recipe.layers().into_iter().map(there));
         return Ok(entry);
     }
-    let tools = ensure_tools(store, plan, layers)?;
-    let etcd = ensure_etcd(store, plan, layers)?;
-    let base = ensure_rootfs(store, plan, &tools, layers)?;
+    let tools = ensure_tools(store, plan, layers, sound)?;
+    let etcd = ensure_etcd(store, plan, layers, sound)?;
+    let base = ensure_rootfs(store, plan, &tools, layers, sound)?;
     let base_tar = base.dir.join(base::TAR);
-    let looked = layer::ensure(store, "hygiene", &keys.hygiene, layers, |dir, _| hygiene::make(&base_tar, dir))?;
+    let looked = ensure(store, "hygiene", &keys.hygiene, layers, sound, |dir, _| hygiene::make(&base_tar, dir))?;
     // All that will be in the image is at hand: what must not be made is refused before the slow layers.
     let entries = plan.entries(&etcd.dir)?;
     let allow = plan.recipe.hygiene.as_ref().map_or(&[][..], |hygiene| &hygiene.allow);
     hygiene::gate(&looked.dir.join(hygiene::FINDINGS), &entries, allow)?;
     // A cloud image starts itself.
     let boot = match plan.recipe.cloud {
-        None => Some(ensure_boot(store, plan, &base_tar, &tools, layers)?),
+        None => Some(ensure_boot(store, plan, &base_tar, &tools, layers, sound)?),
         Some(_) => None,
     };
     let disk = plan.recipe.cloud.map(|_| base.dir.join(customized::DISK));
@@ -146,7 +227,9 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Res
         let programs = etcd::PROGRAMS.map(|program| digest_in(&etcd, program).map(|digest| (program, digest)));
         let programs = programs.into_iter().collect::<Result<Vec<_>>>()?;
         let sbom = sbom::render(&plan.recipe, &Crates::of_agent()?, &programs, &installed)?;
-        image::make(&spec, &plan.recipe.render()?, &sbom, dir)
+        let made = image::make(&spec, &plan.recipe.render()?, &sbom, dir)?;
+        sound.settle()?;
+        Ok(made)
     };
     layer::ensure_sealed(store, "image", &keys.image, layers, make, &seal(plan))
 }
@@ -157,13 +240,14 @@ fn ensure_boot(
     base_tar: &Path,
     tools: &ToolTree,
     layers: &mut Vec<LayerReport>,
+    sound: &Soundness,
 ) -> Result<Entry> {
     let keys = &plan.keys;
-    let boot_packages = layer::ensure(store, "boot-packages", &keys.boot_packages, layers, |dir, log| {
+    let boot_packages = ensure(store, "boot-packages", &keys.boot_packages, layers, sound, |dir, log| {
         packages::make(store, &plan.inputs(&plan.lock.boot), dir, log)
     })?;
     let boot_tree = ToolTree::new(boot_packages.dir.join(packages::ROOT));
-    layer::ensure(store, "boot", &keys.boot, layers, |dir, log| {
+    ensure(store, "boot", &keys.boot, layers, sound, |dir, log| {
         let spec = BootSpec {
             key: keys.boot,
             epoch: plan.epoch()?,
@@ -192,32 +276,33 @@ fn digest_in(entry: &Entry, path: &str) -> Result<Sha256Digest> {
     file.and_then(|f| f.sha256).with_context(|| format!("`{}` has no `{path}`", entry.dir.display()))
 }
 
-fn ensure_etcd(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<Entry> {
-    layer::ensure(store, "etcd", &plan.keys.etcd, layers, |dir, log| {
+fn ensure_etcd(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound: &Soundness) -> Result<Entry> {
+    ensure(store, "etcd", &plan.keys.etcd, layers, sound, |dir, log| {
         etcd::make(store, plan.etcd.kind, &plan.etcd_inputs(), dir, log)
     })
 }
 
-fn ensure_tools(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<ToolTree> {
-    let tools = layer::ensure(store, "tools", &plan.keys.tools, layers, |dir, log| {
+fn ensure_tools(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound: &Soundness) -> Result<ToolTree> {
+    let tools = ensure(store, "tools", &plan.keys.tools, layers, sound, |dir, log| {
         packages::make(store, &plan.inputs(&plan.lock.tools), dir, log)
     })?;
     Ok(ToolTree::new(tools.dir.join(packages::ROOT)))
 }
 
 /// The entry with the tree that the image's files are put on: the base, or what was made of it or of a cloud image.
-fn ensure_rootfs(store: &Store, plan: &Plan, tools: &ToolTree, layers: &mut Vec<LayerReport>) -> Result<Entry> {
-    let Some(key) = plan.keys.customized else { return ensure_base(store, plan, layers) };
+fn ensure_rootfs(store: &Store, plan: &Plan, tools: &ToolTree, layers: &mut Vec<LayerReport>, sound: &Soundness) -> Result<Entry> {
+    let Some(key) = plan.keys.customized else { return ensure_base(store, plan, layers, sound) };
     if let Some(entry) = store.entry(&key)? {
         layers.push(LayerReport { name: "customized".into(), key, built: false, seconds: 0.0 });
+        sound.look(&key, &entry);
         return Ok(entry);
     }
     let cloud = plan.lock.cloud.as_ref().filter(|_| plan.recipe.cloud.is_some()).map(LockedImage::input);
     let base_tar = match &cloud {
-        None => ensure_base(store, plan, layers)?.dir.join(base::TAR),
+        None => ensure_base(store, plan, layers, sound)?.dir.join(base::TAR),
         Some(_) => PathBuf::new(),
     };
-    layer::ensure(store, "customized", &key, layers, |dir, log| {
+    ensure(store, "customized", &key, layers, sound, |dir, log| {
         if let Some(image) = &cloud {
             fetch::ensure(store, std::slice::from_ref(image))?;
         }
@@ -228,8 +313,8 @@ fn ensure_rootfs(store: &Store, plan: &Plan, tools: &ToolTree, layers: &mut Vec<
     })
 }
 
-fn ensure_base(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>) -> Result<Entry> {
-    layer::ensure(store, "base", &plan.keys.base, layers, |dir, log| {
+fn ensure_base(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound: &Soundness) -> Result<Entry> {
+    ensure(store, "base", &plan.keys.base, layers, sound, |dir, log| {
         let packages: Vec<_> = plan.lock.base.iter().map(|p| (p.clone(), plan.lock.input(p))).collect();
         let elsewhere = base::work_elsewhere(dir, nix::unistd::geteuid().is_root())?;
         let work = elsewhere.as_ref().map_or(dir, |work| work.path());

@@ -15,6 +15,7 @@ pub mod etcd;
 pub mod hygiene;
 pub mod image;
 pub mod packages;
+pub mod soundness;
 
 use std::path::{Path, PathBuf};
 

@@ -151,6 +151,21 @@ pub struct Keys {
 }
 
 impl Recipe {
+    /// Its layers in the order they are made, and then those that are made when they are asked for.
+    pub fn named(&self) -> Vec<(&'static str, Sha256Digest)> {
+        let keys = self.keys();
+        let mut layers = self.layers();
+        layers.extend([("compressed", keys.compressed), ("tree", keys.tree)]);
+        layers
+    }
+
+    /// Digests of the fetched inputs that it names.
+    pub fn inputs(&self) -> std::collections::BTreeSet<Sha256Digest> {
+        let packages = [&self.base_packages, &self.boot_packages, &self.tool_packages];
+        let packages = packages.into_iter().flatten().map(|package| package.sha256);
+        packages.chain(self.etcd.sha256.iter().copied()).chain(self.cloud).collect()
+    }
+
     /// Puts a recipe together; `etcd` is the alternate taken.
     pub fn new(
         profile: &str,

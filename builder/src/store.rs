@@ -10,15 +10,18 @@
 //!
 //! Promises: what is under `blobs/` or `entries/` was finished (written under a temporary name, synced, renamed, directory synced);
 //! two builds of one key wait for each other; a holder that died holds nothing. Not promised: that bytes on the disk stay what they
-//! were, so whoever uses a blob checks it ([`Store::check_blob`]).
+//! were, so whoever uses a blob checks it ([`Store::check_blob`]), and whoever makes something of an entry does too ([`Entry::check`]).
 #![expect(clippy::disallowed_methods, reason = "the place where the store's files are read and written")]
 
+mod check;
 mod gc;
 #[cfg(test)]
 mod gc_tests;
 mod listing;
 mod roots;
+pub(crate) mod tree;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,8 +32,9 @@ use kiln_firstboot::digest::{Id128, Sha256Digest};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+pub use self::check::Damage;
 pub use self::gc::Garbage;
-pub use self::listing::Damage;
+pub(crate) use self::roots::read_recipe;
 pub use self::roots::{Reached, Root, RootKind};
 use crate::digesting::{self, Hashing};
 
@@ -40,6 +44,9 @@ pub(crate) const SUMS: &str = "sha256sums";
 const SPARSE: [&str; 3] = [".raw", ".ext4", ".fat"];
 /// Name of the file that makes a directory an entry.
 pub(crate) const MANIFEST: &str = "manifest.json";
+
+/// Directory of closures that are on their way in.
+const PARTIAL: &str = "partial";
 
 /// What vouches for an entry: gets its directory and manifest before it has its name.
 pub type Seal<'a> = &'a dyn Fn(&Path, &Manifest) -> Result<()>;
@@ -86,6 +93,9 @@ pub struct Manifest {
     pub files: Vec<ManifestFile>,
     /// Subdirectories that are trees of their own (extracted packages), listed by name and not by file.
     pub trees: Vec<String>,
+    /// The digest of each of them. Empty in manifests of before there were any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tree_digests: BTreeMap<String, Sha256Digest>,
 }
 
 /// One file of an entry.
@@ -206,6 +216,9 @@ impl Store {
         let hint = || format!("hint: remove `{}` and build again", dir.display());
         let manifest: Manifest = serde_json::from_str(&text)
             .with_context(|| format!("reading `{}/{MANIFEST}`\n{}", dir.display(), hint()))?;
+        if manifest.key != *key {
+            bail!("`{}/{MANIFEST}` is that of {}: the store has been damaged\n{}", dir.display(), manifest.key, hint());
+        }
         for file in &manifest.files {
             let bytes = fs_err::metadata(dir.join(&file.path)).map(|m| m.len()).ok();
             if bytes != Some(file.bytes) {
@@ -284,13 +297,15 @@ impl Store {
         files.extend(hash_files(temp, &paths)?);
         files.sort_by(|a, b| a.path.cmp(&b.path));
         log::debug!("{layer}: hashed after {:.2} s", began.elapsed().as_secs_f64());
-        let sums = files.iter().filter_map(|f| Some(format!("{}  {}\n", f.sha256?, f.path))).collect::<String>();
-        fs_err::write(temp.join(SUMS), sums)?;
+        let digests = trees.iter().map(|name| Ok((name.clone(), tree::digest(&temp.join(name))?)));
+        let tree_digests = digests.collect::<Result<BTreeMap<_, _>>>()?;
         let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let manifest = Manifest { schema: 1, key: *key, layer: layer.to_owned(), millis, files, trees };
+        let manifest = Manifest { schema: 1, key: *key, layer: layer.to_owned(), millis, files, trees, tree_digests };
         let mut text = serde_json::to_string_pretty(&manifest)?;
         text.push('\n');
-        fs_err::write(temp.join(MANIFEST), text)?;
+        fs_err::write(temp.join(MANIFEST), &text)?;
+        let sums = check::sums_text(&manifest.files, Some(Sha256Digest::of(text.as_bytes())));
+        fs_err::write(temp.join(SUMS), sums)?;
         let dir = File::open(temp)?;
         std::thread::scope(|scope| {
             // The disk writes while the seal hashes. That it wrote everything is the business of the sync below.
@@ -388,6 +403,20 @@ impl Store {
         Ok(dir)
     }
 
+    /// Where a closure with this digest is put together; swept by the collector, and by nobody else.
+    pub(crate) fn partial(&self, id: &Sha256Digest) -> Result<PathBuf> {
+        self.dir(&format!("{PARTIAL}/{id}"))
+    }
+
+    /// Gives something that is synced its name, unless the name is taken by then.
+    pub(crate) fn enter(&self, from: &Path, to: &Path) -> Result<()> {
+        if to.is_dir() {
+            // Without a readable manifest: the caller has looked. Such a thing was never finished by this code.
+            fs_err::remove_dir_all(to)?;
+        }
+        self.rename(from, to)
+    }
+
     /// Publishes: one rename, then the directory's own sync, so that the name survives a power cut.
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         let parent = to.parent().context("a place in the store has a parent")?;
@@ -438,6 +467,15 @@ impl BlobWriter<'_> {
         store.rename(&temp, &place)?;
         Ok(Ok(place))
     }
+}
+
+/// The manifest in `dir`.
+///
+/// # Errors
+/// When it is missing or cannot be understood.
+pub(crate) fn read_manifest(dir: &Path) -> Result<Manifest> {
+    let path = dir.join(MANIFEST);
+    serde_json::from_slice(&fs_err::read(&path)?).with_context(|| format!("reading `{}`", path.display()))
 }
 
 /// Adds the remedy to an error that a full file system caused; leaves every other error alone.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Store, remove_tree};
+use super::{PARTIAL, Store, remove_tree};
 use crate::exit::Refusal;
 
 /// What a collection removes, or would.
@@ -84,10 +84,26 @@ impl Store {
                     .with_context(|| format!("syncing `{}`", dir.display()))?;
             }
         }
+        // Nobody receives anything while we are alone, so what lies here was interrupted and not gone on with.
+        match fs_err::rename(self.root.join(PARTIAL), bin.join(PARTIAL)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => {
+                other?;
+                remove_tree(&bin.join(PARTIAL))?;
+            }
+        }
         // Empty by now; the next run would sweep it as well.
         let _ = fs_err::remove_dir_all(&bin);
         let _ = fs_err::remove_file(bin.with_extension("lock"));
         Ok(garbage)
+    }
+
+    /// Bytes that a file or a directory of the store takes on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn on_disk(&self, path: &std::path::Path) -> Result<u64> {
+        on_disk(path)
     }
 
     /// Takes the lock between builds (shared) and the collector (alone).

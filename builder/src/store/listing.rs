@@ -1,26 +1,15 @@
 //! Looking through a store: what is in it, and whether its bytes are still what they were.
-#![expect(clippy::disallowed_methods, reason = "an edge: reads the store's files")]
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use kiln_firstboot::digest::Sha256Digest;
 
-use super::{Entry, MANIFEST, Manifest, Store};
-use crate::digesting;
+use super::{Damage, Entry, MANIFEST, Manifest, Store};
 use crate::exit::Refusal;
 
 /// Fewest digits of a key that name an entry.
 const LEAST_DIGITS: usize = 8;
-
-/// Something whose bytes are not what they were when it was finished.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// The file, or the entry without a readable manifest.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub what: String,
-}
 
 impl Store {
     /// Every finished entry, by key; those that cannot be read are in the second list.
@@ -64,34 +53,6 @@ impl Store {
             return Err(Refusal::new(format!("several entries begin with `{name}`"), found.join(", ")).into());
         }
         Ok(found.pop().map(|key| self.root.join("entries").join(key)))
-    }
-
-    /// Reads every byte of an entry and compares it with the manifest.
-    ///
-    /// # Errors
-    /// When a file cannot be read for another reason than that it is gone.
-    pub fn check_entry(&self, entry: &Entry) -> Result<Vec<Damage>> {
-        let mut damaged = Vec::new();
-        for file in &entry.manifest.files {
-            let path = entry.dir.join(&file.path);
-            let opened = match fs_err::File::open(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    damaged.push(Damage { path, what: "is missing".into() });
-                    continue;
-                }
-                other => other?.into_file(),
-            };
-            let (hashed, expected) = match (file.sha256, file.sparse) {
-                (Some(expected), _) => (digesting::digest_of(&opened), expected),
-                (None, Some(expected)) => (digesting::sparse_digest_of(&opened), expected),
-                (None, None) => continue,
-            };
-            let (found, _) = hashed.with_context(|| format!("reading `{}`", path.display()))?;
-            if found != expected {
-                damaged.push(Damage { path, what: format!("hashes to {found}, not to {expected}") });
-            }
-        }
-        Ok(damaged)
     }
 }
 

@@ -6,13 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use kiln_firstboot::digest::Sha256Digest;
 use kiln_firstboot::durable;
 use serde::{Deserialize, Serialize};
 
 use super::listing::names;
-use super::{Entry, Store};
+use super::{Damage, Entry, Store};
 use crate::exit::Refusal;
 use crate::recipe::Recipe;
 
@@ -68,6 +68,33 @@ struct RootFile {
     schema: u32,
     key: Sha256Digest,
     since: i64,
+    /// Digest of the others and of its own name; none in roots of before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sum: Option<Sha256Digest>,
+}
+
+impl RootFile {
+    fn new(kind: RootKind, name: &str, key: Sha256Digest, since: i64) -> Self {
+        let sum = Sha256Digest::of(format!("kiln root 1 {} {name} {key} {since}", kind.word()).as_bytes());
+        Self { schema: 1, key, since, sum: Some(sum) }
+    }
+
+    fn render(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self).map(|text| text + "\n")
+    }
+
+    /// Reads what [`RootFile::render`] wrote, to the byte.
+    fn parse(kind: RootKind, name: &str, bytes: &[u8]) -> Result<Self> {
+        let read: Self = serde_json::from_slice(bytes)?;
+        let mut made = Self::new(kind, name, read.key, read.since);
+        if read.sum.is_none() {
+            made.sum = None;
+        }
+        if made.render()?.as_bytes() != bytes {
+            bail!("its bytes are not those that kiln wrote");
+        }
+        Ok(read)
+    }
 }
 
 /// Everything that roots reach.
@@ -93,7 +120,7 @@ impl Store {
                 let path = dir.join(&file);
                 let read = fs_err::read(&path)
                     .map_err(anyhow::Error::from)
-                    .and_then(|bytes| Ok(serde_json::from_slice::<RootFile>(&bytes)?));
+                    .and_then(|bytes| RootFile::parse(kind, name, &bytes));
                 let read = read.map_err(|error| {
                     Refusal::new(
                         format!("root `{}` cannot be read, so what it keeps is not known: {error:#}", path.display()),
@@ -105,6 +132,24 @@ impl Store {
         }
         roots.sort();
         Ok(roots)
+    }
+
+    /// The roots whose files are not what kiln wrote.
+    ///
+    /// # Errors
+    /// When a directory cannot be read.
+    pub fn check_roots(&self) -> Result<Vec<Damage>> {
+        let mut damaged = Vec::new();
+        for kind in RootKind::ALL {
+            let dir = self.root.join("roots").join(kind.word());
+            for file in names(&dir)? {
+                let Some(name) = file.strip_suffix(".json") else { continue };
+                if let Err(error) = RootFile::parse(kind, name, &fs_err::read(dir.join(&file))?) {
+                    damaged.push(Damage { path: dir.join(&file), what: format!("is no root: {error:#}") });
+                }
+            }
+        }
+        Ok(damaged)
     }
 
     /// Keeps an image under a name, instead of what the name kept before. Durable when this returns.
@@ -119,7 +164,7 @@ impl Store {
         // A session holds off the collector, which would not see a root that is being written.
         self.session()?;
         self.dir(&format!("roots/{}", kind.word()))?;
-        let text = serde_json::to_string_pretty(&RootFile { schema: 1, key: *key, since: now })? + "\n";
+        let text = RootFile::new(kind, name, *key, now).render()?;
         durable::replace(&path, text.as_bytes(), 0o644).with_context(|| format!("writing root `{}`", path.display()))
     }
 
@@ -129,7 +174,7 @@ impl Store {
     /// When its file cannot be read.
     pub fn keeps(&self, kind: RootKind, name: &str) -> Result<Option<Sha256Digest>> {
         match fs_err::read(self.root_path(kind, name)) {
-            Ok(bytes) => Ok(serde_json::from_slice::<RootFile>(&bytes).ok().map(|root| root.key)),
+            Ok(bytes) => Ok(RootFile::parse(kind, name, &bytes).ok().map(|root| root.key)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -167,30 +212,25 @@ impl Store {
             let entry = self.entry(&root.key).map_err(|error| unknown(format!("which is damaged: {error:#}")))?;
             let entry = entry.ok_or_else(|| unknown("which is not in the store".into()))?;
             let recipe = read_recipe(&entry).map_err(|error| unknown(format!("whose recipe: {error:#}")))?;
-            let keys = recipe.keys();
             reached.entries.insert(root.key);
-            reached.entries.extend([
-                keys.tools,
-                keys.boot_packages,
-                keys.etcd,
-                keys.base,
-                keys.hygiene,
-                keys.boot,
-                keys.image,
-                keys.compressed,
-                keys.tree,
-            ]);
-            reached.entries.extend(keys.customized);
-            let packages = [&recipe.base_packages, &recipe.boot_packages, &recipe.tool_packages];
-            reached.blobs.extend(packages.into_iter().flatten().map(|package| package.sha256));
-            reached.blobs.extend(&recipe.etcd.sha256);
-            reached.blobs.extend(recipe.cloud);
+            reached.entries.extend(recipe.named().into_iter().map(|(_, key)| key));
+            reached.blobs.extend(recipe.inputs());
         }
         Ok(reached)
     }
 }
 
-fn read_recipe(entry: &Entry) -> Result<Recipe> {
+/// The recipe of an image's entry, if it is the one that the image was made from.
+///
+/// # Errors
+/// When it cannot be read, or has been changed.
+pub(crate) fn read_recipe(entry: &Entry) -> Result<Recipe> {
     let path = entry.dir.join(RECIPE);
-    serde_json::from_slice(&fs_err::read(&path)?).with_context(|| format!("reading `{}`", path.display()))
+    let recipe: Recipe =
+        serde_json::from_slice(&fs_err::read(&path)?).with_context(|| format!("reading `{}`", path.display()))?;
+    // A changed digit of a pin would make garbage of what the image needs.
+    if recipe.keys().image != entry.manifest.key {
+        bail!("`{}` is not the recipe of image {}: it has been changed", path.display(), entry.manifest.key);
+    }
+    Ok(recipe)
 }

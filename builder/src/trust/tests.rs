@@ -116,8 +116,10 @@ fn a_strangers_image_is_run_once_its_key_is_trusted() {
 fn an_image_under_another_images_name_is_seen() {
     let scene = Scene::new();
     let other = Sha256Digest::of(b"other");
+    let manifest = scene.store.entry(&scene.key).unwrap().unwrap().manifest;
     fs_err::rename(scene.dir(), scene.store.entry_dir(&other)).unwrap();
-    let entry = scene.store.entry(&other).unwrap().unwrap();
+    assert!(scene.store.entry(&other).unwrap_err().to_string().contains("is that of"));
+    let entry = Entry { dir: scene.store.entry_dir(&other), manifest };
     let keyring = Keyring::read(&scene.home.join("signing")).unwrap();
     let found = standing(&scene.store, &entry, &keyring, Depth::Small).unwrap();
     assert!(matches!(found, Standing::Altered { what } if what.contains("under another name")));
