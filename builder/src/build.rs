@@ -290,7 +290,13 @@ fn ensure_tools(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound
 }
 
 /// The entry with the tree that the image's files are put on: the base, or what was made of it or of a cloud image.
-fn ensure_rootfs(store: &Store, plan: &Plan, tools: &ToolTree, layers: &mut Vec<LayerReport>, sound: &Soundness) -> Result<Entry> {
+fn ensure_rootfs(
+    store: &Store,
+    plan: &Plan,
+    tools: &ToolTree,
+    layers: &mut Vec<LayerReport>,
+    sound: &Soundness,
+) -> Result<Entry> {
     let Some(key) = plan.keys.customized else { return ensure_base(store, plan, layers, sound) };
     if let Some(entry) = store.entry(&key)? {
         layers.push(LayerReport { name: "customized".into(), key, built: false, seconds: 0.0 });

@@ -8,6 +8,8 @@ use camino::Utf8PathBuf;
 use clap::Parser;
 use serde::Serialize;
 
+use crate::closure::aws_files;
+use crate::closure::remote::{Credentials, S3Access};
 use crate::cmd::Command;
 use crate::profile::Profile;
 use crate::profile_file;
@@ -93,6 +95,40 @@ impl Places {
     /// As [`Places::home`].
     pub fn signing(&self) -> anyhow::Result<Utf8PathBuf> {
         Ok(self.home()?.join("signing"))
+    }
+
+    /// How an S3-compatible storage is asked: by the environment and the files that all tools of AWS read, the environment first.
+    ///
+    /// # Errors
+    /// When a file is there and cannot be read.
+    pub fn s3(&self) -> anyhow::Result<S3Access> {
+        let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let profile = var("AWS_PROFILE").unwrap_or_else(|| "default".into());
+        let mut files = std::collections::BTreeMap::new();
+        for (name, file) in [("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials")] {
+            let usual = || std::env::home_dir().map(|home| home.join(".aws").join(file));
+            let Some(path) = var(name).map(std::path::PathBuf::from).or_else(usual) else { continue };
+            match fs_err::read_to_string(&path) {
+                Ok(text) => files.extend(aws_files::section(&text, &profile)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let given = |variables: &[&str], setting: &str| {
+            variables.iter().find_map(|name| var(name)).or_else(|| files.get(setting).cloned())
+        };
+        let id = given(&["AWS_ACCESS_KEY_ID"], "aws_access_key_id");
+        let secret = given(&["AWS_SECRET_ACCESS_KEY"], "aws_secret_access_key");
+        let credentials = id.zip(secret).map(|(id, secret)| Credentials {
+            id,
+            secret: secret.into(),
+            token: given(&["AWS_SESSION_TOKEN"], "aws_session_token").map(Into::into),
+        });
+        Ok(S3Access {
+            endpoint: given(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"], "endpoint_url"),
+            region: given(&["AWS_REGION", "AWS_DEFAULT_REGION"], "region"),
+            credentials,
+        })
     }
 
     /// State of the lab of one profile.

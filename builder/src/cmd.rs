@@ -16,6 +16,7 @@ pub mod pki;
 pub mod plan;
 pub mod reimage;
 pub mod store;
+pub mod transport;
 pub mod trust;
 pub mod verify;
 
@@ -51,6 +52,10 @@ pub enum Command {
     #[expect(missing_docs, reason = "as above")]
     Store(store::StoreArgs),
     #[expect(missing_docs, reason = "as above")]
+    Push(transport::PushArgs),
+    #[expect(missing_docs, reason = "as above")]
+    Pull(transport::PullArgs),
+    #[expect(missing_docs, reason = "as above")]
     Trust(trust::TrustArgs),
     #[expect(missing_docs, reason = "as above")]
     Lab(lab::LabArgs),
@@ -82,6 +87,8 @@ impl Command {
             Self::ExplainDecision(args) => args.run(places),
             Self::Doctor(args) => args.run(places),
             Self::Store(args) => args.run(places),
+            Self::Push(args) => args.run(places),
+            Self::Pull(args) => args.run(places),
             Self::Trust(args) => args.run(places),
             Self::Lab(args) => args.run(places),
             Self::Pki(args) => args.run(places),

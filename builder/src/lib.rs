@@ -4,7 +4,7 @@
 //! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `recipe_diff`, `cluster_files`, `dns_records`, `dns_format`, `dns_key`, `dns_update`, `base64`, `host_network`, `hygiene`, `customize`, `placement`, `machine_plan`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
 //! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive`, `resolve` and `package_move` ask
 //! package archives, `store` keeps, `generations` numbers what a cluster ran, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
-//! what is not, `disk` makes disks, `disk_diff` and `verify` compare them, `host` asks hypervisors (`host::libvirt` by virsh), `fleet` acts on a cluster's machines on all of them, `reach` says where they and the nodes are found, `agents` asks the nodes where they stand, `dns_check` and `dns_apply` ask and tell DNS servers, by `dns_exchange`, `trust` says whose they are, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
+//! what is not, `disk` makes disks, `disk_diff` and `verify` compare them, `host` asks hypervisors (`host::libvirt` by virsh), `fleet` acts on a cluster's machines on all of them, `reach` says where they and the nodes are found, `agents` asks the nodes where they stand, `dns_check` and `dns_apply` ask and tell DNS servers, by `dns_exchange`, `trust` says whose they are, `closure` moves them between stores, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
 //! the log. `exit` turns errors into exit codes.
 
 pub mod agents;
@@ -14,6 +14,7 @@ pub(crate) mod base64;
 pub mod build;
 pub mod cli;
 pub mod clock;
+pub mod closure;
 pub mod cluster_files;
 pub mod cmd;
 pub mod customize;

@@ -1,14 +1,18 @@
 //! `kiln store`: what the store holds, why, and whether it is sound.
 
+mod show;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use camino::Utf8PathBuf;
 use kiln_firstboot::digest::Sha256Digest;
 use serde::Serialize;
 
 use crate::cli::Places;
 use crate::clock;
+use crate::cmd::transport::{self, ImageArgs};
 use crate::exit::Refusal;
 use crate::store::{BlobState, Damage, Entry, Root, RootKind, Store};
 
@@ -32,7 +36,7 @@ enum Verb {
     ///
     /// Example: kiln store ls
     Ls,
-    /// Show one entry: its files, their sizes and digests
+    /// Show one entry: its files, what it was made of, which images and roots need it, who signed it
     ///
     /// Example: kiln store show dcccff3f
     Show {
@@ -71,6 +75,33 @@ enum Verb {
     ///
     /// Example: kiln store verify
     Verify,
+    /// Write an image with its layers and inputs into one file
+    ///
+    /// Every byte is checked while it is read, and the file has its name only when it is whole. This home's key signs it.
+    ///
+    /// Example: kiln store export lab lab.kiln
+    #[command(verbatim_doc_comment)]
+    Export {
+        /// The image
+        #[command(flatten)]
+        image: ImageArgs,
+        /// The file, a tar
+        file: Utf8PathBuf,
+    },
+    /// Enter what `export` wrote
+    ///
+    /// Every byte is checked before anything of it enters the store. Layers are taken only from a sender whose key is trusted; a stranger's image is
+    /// entered and not run.
+    ///
+    /// Example: kiln store import lab.kiln --pin july
+    #[command(verbatim_doc_comment)]
+    Import {
+        /// The file
+        file: Utf8PathBuf,
+        /// Keep it under this name
+        #[arg(long, value_name = "NAME")]
+        pin: Option<String>,
+    },
 }
 
 #[derive(Serialize)]
@@ -111,12 +142,14 @@ impl StoreArgs {
         let store = Store::at(places.store()?);
         match self.verb {
             Verb::Ls => ls(places, &store),
-            Verb::Show { key } => show(places, &find(&store, &key)?),
+            Verb::Show { key } => show::run(places, &store, &find(&store, &key)?),
             Verb::Roots => roots(places, &store),
             Verb::Pin { name, key } => pin(places, &store, &name, &find(&store, &key)?),
             Verb::Unpin { name } => unpin(places, &store, &name),
             Verb::Gc { dry_run } => gc(places, &store, dry_run),
             Verb::Verify => verify(places, &store),
+            Verb::Export { image, file } => transport::export(places, &store, &image, file),
+            Verb::Import { file, pin } => transport::import(places, &store, &file, pin),
         }
     }
 }
@@ -164,25 +197,6 @@ fn ls(places: &Places, store: &Store) -> Result<()> {
         let _ = writeln!(text, "broken: {} {}", damage.path.display(), damage.what);
     }
     places.print(&rows, &text)
-}
-
-fn show(places: &Places, entry: &Entry) -> Result<()> {
-    let manifest = &entry.manifest;
-    let mut text = format!(
-        "key    {}\nlayer  {}\nmade   in {:.1} s\nat     {}\n",
-        manifest.key,
-        manifest.layer,
-        std::time::Duration::from_millis(manifest.millis).as_secs_f64(),
-        entry.dir.display()
-    );
-    for file in &manifest.files {
-        let digest = file.sha256.or(file.sparse).map(|d| d.to_string()).unwrap_or_default();
-        let _ = writeln!(text, "file   {} {} bytes {digest}", file.path, file.bytes);
-    }
-    for tree in &manifest.trees {
-        let _ = writeln!(text, "tree   {tree}");
-    }
-    places.print(manifest, &text)
 }
 
 fn roots(places: &Places, store: &Store) -> Result<()> {
@@ -241,6 +255,7 @@ fn verify(places: &Places, store: &Store) -> Result<()> {
             damaged.push(Damage { path: store.blob_path(digest), what });
         }
     }
+    damaged.extend(store.check_roots()?);
     let mut text = format!("{} entries and {} fetched inputs: ", entries.len(), blobs.len());
     text.push_str(if damaged.is_empty() { "all sound\n" } else { "damaged\n" });
     let rows: Vec<DamageRow> = damaged
@@ -253,7 +268,7 @@ fn verify(places: &Places, store: &Store) -> Result<()> {
     let count = rows.len();
     places.print(&Verified { entries: entries.len(), blobs: blobs.len(), damaged: rows }, &text)?;
     if count > 0 {
-        anyhow::bail!("{count} files are damaged\nhint: remove the entries named above, and build again");
+        anyhow::bail!("{count} files are damaged\nhint: remove what is named above, and build again");
     }
     Ok(())
 }
