@@ -83,6 +83,7 @@ fn make(dir: &Path) -> PathBuf {
         epoch: EPOCH,
         base_tar: &base,
         boot_dir: &boot_dir,
+        cloud: None,
         entries: &entries,
         tools: &tools,
         raw: &raw,
