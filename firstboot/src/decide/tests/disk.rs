@@ -184,6 +184,11 @@ fn c05_no_place_is_asked_for_or_formed_without_room_for_a_log() {
         }
     };
     assert!(matches!(halts_in_row(2, full), Refusal::DataFull { free_mib: 79 }));
+    let mut just_enough = observation(1, 3);
+    if let DataFact::Mounted { free_mib, .. } = &mut just_enough.data {
+        *free_mib = LEAST_FREE_MIB;
+    }
+    assert!(matches!(decide(&just_enough), Decision::Form { .. }));
     for phase in [assigned(false), Phase::Founding { lineage: LINEAGE }] {
         let mut seen = observation(1, 3).in_phase(phase);
         full(&mut seen);

@@ -23,6 +23,7 @@ fn row_1_believes_only_a_seed_of_this_cluster() {
         halts_in_row(1, |s| s.image.etcd_version = "3.5.29".parse().unwrap()),
         Refusal::EtcdTooOld { .. }
     ));
+    assert_eq!(bent(|s| s.image.etcd_version = "3.5.30".parse().unwrap()).row(), 15, "the oldest that may serve");
     assert!(matches!(halts_in_row(1, |s| s.image.etcd_version = "3.9.0".parse().unwrap()), Refusal::EtcdTooOld { .. }));
 }
 
