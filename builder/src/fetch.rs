@@ -323,7 +323,7 @@ impl Client {
 }
 
 /// What reqwest's chain of wrappers ends in; the rest repeats the URL.
-fn root_cause(error: &reqwest::Error) -> String {
+pub(crate) fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;

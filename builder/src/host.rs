@@ -9,6 +9,7 @@
 
 pub mod libvirt;
 mod open;
+pub mod proxmox;
 
 pub use self::open::open;
 

@@ -6,11 +6,13 @@
 
 mod check;
 mod parse;
+mod proxmox;
 mod sections;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::check::{LABEL_RULE, is_label};
+pub use self::proxmox::{ProxmoxSettings, ProxmoxTrust};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -249,7 +251,7 @@ pub enum HostKind {
     /// libvirt by `virsh`.
     Libvirt(Libvirt),
     /// Proxmox VE by its REST API.
-    Proxmox,
+    Proxmox(ProxmoxSettings),
     /// Only ever simulated by `kiln lab`.
     Lab,
 }

@@ -90,11 +90,11 @@ pub(super) fn tunnel(table: &Table<'_>, network: &mut Network, hosts: &[Host], i
         match (&host.kind, host.address) {
             // A lab makes the network between its hosts by itself.
             (HostKind::Lab, None) => {}
-            (HostKind::Libvirt(_) | HostKind::Proxmox, None) => item.problem(
+            (HostKind::Libvirt(_) | HostKind::Proxmox(_), None) => item.problem(
                 "the tunnel of `network.vxlan` has no end here",
                 "write the host's address on the network between the hosts: `address = `",
             ),
-            (HostKind::Libvirt(_) | HostKind::Proxmox | HostKind::Lab, Some(address)) => {
+            (HostKind::Libvirt(_) | HostKind::Proxmox(_) | HostKind::Lab, Some(address)) => {
                 if address.is_ipv6() && ends(false) > 0 {
                     item.problem(format!("a tunnel from `{address}` has no way to an IPv4 address"), "use one family");
                 }

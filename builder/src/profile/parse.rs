@@ -34,7 +34,7 @@ pub(super) fn profile(file: &Utf8Path, text: &str) -> Result<Profile, Problems> 
 
     let host_items = top.need("hosts", "define each host that nodes name: [hosts.NAME]").and_then(|i| i.table());
     let host_items = host_items.map(|t| t.entries()).unwrap_or_default();
-    let hosts: Vec<_> = host_items.iter().filter_map(|(name, item)| sections::host(name, item)).collect();
+    let hosts: Vec<_> = host_items.iter().filter_map(|(name, item)| sections::host(name, item, file)).collect();
 
     let node_list = top.need("node", "describe each node: [[node]]");
     let node_items = node_list.as_ref().and_then(|i| i.items()).unwrap_or_default();

@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 
+use camino::Utf8Path;
 use kiln_firstboot::cluster::{CompactionMode, EtcdSettings};
 use kiln_firstboot::version::EtcdVersion;
 
 use super::{
     Accelerator, AcceptedHazard, Cache, Etcd, EtcdOrigin, EtcdSource, Host, HostKind, Libvirt, Network, Vxlan,
-    WantedVersion,
+    WantedVersion, proxmox,
 };
 use crate::hazard::{self, HAZARDS, Weight};
 use crate::subnet::Subnet;
@@ -219,7 +220,7 @@ fn hazard(item: &Item<'_>) -> Option<AcceptedHazard> {
     Some(AcceptedHazard { hazard: hazard?.to_owned(), reason: reason? })
 }
 
-pub(super) fn host(name: &str, item: &Item<'_>) -> Option<Host> {
+pub(super) fn host(name: &str, item: &Item<'_>, file: &Utf8Path) -> Option<Host> {
     if !super::check::is_label(name) {
         item.problem(format!("`{name}` is not a host's name"), super::check::LABEL_RULE);
     }
@@ -227,17 +228,18 @@ pub(super) fn host(name: &str, item: &Item<'_>) -> Option<Host> {
     let kinds = ["libvirt", "proxmox", "lab"].map(|w| (w, w));
     let kind =
         table.need("kind", "write `kind = \"libvirt\"`, `\"proxmox\"` or `\"lab\"`").and_then(|i| i.word(&kinds));
-    let endpoint = table.get("endpoint").and_then(|i| url(&i));
+    let endpoint_item = table.get("endpoint");
+    let endpoint = endpoint_item.as_ref().and_then(url);
     let address =
         table.get("address").and_then(|i| i.parse("write the host's address on the network between the hosts"));
     // What another kind has is an unknown field here.
     let kind = kind.map(|kind| match kind {
-        "libvirt" => HostKind::Libvirt(libvirt(&table)),
-        "proxmox" => HostKind::Proxmox,
-        _lab => HostKind::Lab,
+        "libvirt" => Some(HostKind::Libvirt(libvirt(&table))),
+        "proxmox" => proxmox::settings(&table, name, endpoint_item.as_ref(), file).map(HostKind::Proxmox),
+        _lab => Some(HostKind::Lab),
     });
     table.finish();
-    Some(Host { name: name.to_owned(), kind: kind?, endpoint, address })
+    Some(Host { name: name.to_owned(), kind: kind??, endpoint, address })
 }
 
 fn libvirt(table: &Table<'_>) -> Libvirt {

@@ -333,3 +333,74 @@ fn a_release_may_leave_its_version_to_the_lock() {
         assert_eq!(source.version.to_string().parse(), Ok(wanted));
     }
 }
+
+/// A sound host of the Proxmox kind.
+const PROXMOX: &str = "\
+kind = 'proxmox'
+endpoint = 'https://pve1.kloud.lan:8006'
+token_file = 'pve1.token'
+ca_file = 'pve-root-ca.pem'
+image_storage = 'kiln-img'
+disk_storage = 'local-lvm'
+pool = 'kiln'
+first_vmid = 4100";
+
+#[test]
+fn a_proxmox_host_says_how_it_is_reached_and_known() {
+    let profile = Profile::parse(Utf8Path::new("p.toml"), &changed(&[("kind = 'libvirt'", PROXMOX)])).unwrap();
+    let HostKind::Proxmox(settings) = &profile.hosts[0].kind else { panic!("another kind") };
+    assert_eq!((settings.node.as_str(), settings.first_vmid), ("pve1", Some(4100)));
+    assert_eq!(settings.trust, ProxmoxTrust::Authority("pve-root-ca.pem".into()));
+    let pinned = format!("fingerprint = '{}'\nnode = 'n1'", ["AB"; 32].join(":"));
+    let other = PROXMOX.replace("ca_file = 'pve-root-ca.pem'", &pinned);
+    let profile = Profile::parse(Utf8Path::new("p.toml"), &changed(&[("kind = 'libvirt'", &other)])).unwrap();
+    let HostKind::Proxmox(settings) = &profile.hosts[0].kind else { panic!("another kind") };
+    assert_eq!((&settings.trust, settings.node.as_str()), (&ProxmoxTrust::Fingerprint(Sha256Digest([0xab; 32])), "n1"));
+}
+
+#[test]
+fn finds_every_problem_of_a_proxmox_host() {
+    let with = |text: &str| found(&changed(&[("kind = 'libvirt'", text)]));
+    let missing = with("kind = 'proxmox'");
+    let fields: Vec<&str> = missing.iter().map(|(_, field, _)| field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "hosts.pve1",
+            "hosts.pve1.disk_storage",
+            "hosts.pve1.endpoint",
+            "hosts.pve1.image_storage",
+            "hosts.pve1.pool",
+            "hosts.pve1.token_file"
+        ]
+    );
+    assert!(missing.iter().all(|(line, _, _)| *line == 14));
+    let wrong = [
+        (
+            "'https://pve1.kloud.lan:8006'",
+            "'http://pve1:8006'",
+            "endpoint",
+            "the API is reached by https, at the root of a server",
+        ),
+        (
+            "'https://pve1.kloud.lan:8006'",
+            "'https://pve1:8006/api2'",
+            "endpoint",
+            "the API is reached by https, at the root of a server",
+        ),
+        ("ca_file = 'pve-root-ca.pem'", "fingerprint = 'AB:CD'", "fingerprint", "`AB:CD` is not a SHA-256 fingerprint"),
+        ("'local-lvm'", "'local lvm'", "disk_storage", "`local lvm` is not the name of a storage"),
+        ("4100", "99", "first_vmid", "99 is out of range"),
+        ("'pve1.token'", "''", "token_file", "this is empty"),
+        ("pool = 'kiln'", "pool = 'kiln'\ntoken = 'a'", "token", "unknown field"),
+    ];
+    for (from, to, field, what) in wrong {
+        let told: Vec<(String, String)> =
+            with(&PROXMOX.replacen(from, to, 1)).into_iter().map(|(_, f, w)| (f, w)).collect();
+        assert_eq!(told, [(format!("hosts.pve1.{field}"), what.to_owned())]);
+    }
+    let both = with(&format!("{PROXMOX}\nfingerprint = '{}'", "ab".repeat(32)));
+    assert_eq!(both[0].2, "the certificate is to be known in two ways");
+    // What is another kind's is unknown here.
+    assert_eq!(with("kind = 'libvirt'\nfirst_vmid = 100")[0].2, "unknown field");
+}
