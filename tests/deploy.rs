@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use kiln_builder::host::libvirt::volume_name;
 use kiln_builder::host::{Host as _, Mark, Seen};
 use kiln_builder::recipe::{Recipe, RecipeDisk, RecipeEtcd};
-use kiln_builder::store::{Manifest, RootKind, Store};
+use kiln_builder::store::{Made, Manifest, RootKind, Store};
 use kiln_builder::trust::seal::Sealer;
 use kiln_firstboot::digest::{Id128, Sha256Digest};
 use kiln_tests::libvirt_host::LibvirtHost;
@@ -79,13 +79,15 @@ impl World {
             etcd: RecipeEtcd { source: "release".into(), version: "3.6.14".parse().unwrap(), sha256: vec![] },
             firstboot: Sha256Digest::of(b"agent"),
             image_files: vec![],
+            cloud: None,
+            customize: None,
             hygiene: None,
             crates: None,
         };
         let make = |dir: &Path| {
             fs_err::copy(&image.file, dir.join("disk.qcow2"))?;
             fs_err::write(dir.join("recipe.json"), serde_json::to_string(&recipe)?)?;
-            Ok(Vec::new())
+            Ok(Made::default())
         };
         let sealer = Sealer { keys: self.places.home.join("signing").try_into().unwrap(), now: 1 };
         let seal = |dir: &Path, manifest: &Manifest| sealer.seal(dir, manifest, &recipe);
