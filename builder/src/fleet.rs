@@ -131,7 +131,10 @@ impl Fleet {
     pub fn image(&self, key: &Sha256Digest) -> Result<Image> {
         let gone = || {
             let what = format!("image {key} is not in the store `{}`", self.store.root().display());
-            Refusal::new(what, format!("build it: kiln build {}; or bring it from the store it was built in", self.profile.name))
+            Refusal::new(
+                what,
+                format!("build it: kiln build {}; or bring it from the store it was built in", self.profile.name),
+            )
         };
         let entry = self.store.entry(key)?.ok_or_else(gone)?;
         let file = entry.manifest.files.iter().find(|file| file.path == QCOW2).ok_or_else(gone)?;

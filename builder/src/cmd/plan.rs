@@ -14,7 +14,8 @@ use crate::generations::{Generation, Generations};
 use crate::machine_plan::{MachinePlan, Told};
 use crate::placement::{self, Astray, Placement};
 use crate::plan::Step;
-use crate::profile::{HostKind, Profile};
+use crate::profile::Profile;
+use crate::reach::Reach;
 use crate::store::Store;
 
 /// Show what a build would do, what deploying it would change and what the loss of each host costs, and do nothing
@@ -84,8 +85,8 @@ impl PlanArgs {
             }
         }
         let placement = Placement::of(&profile);
-        let driven = |profile: &Profile| profile.hosts.iter().any(|host| host.kind != HostKind::Lab);
-        let hosts = if at.lab || driven(&profile) { Some(hosts(places, &profile, at, plan.keys.image)?) } else { None };
+        let reached = at.lab || !Reach::of(&profile).hosts.is_empty();
+        let hosts = if reached { Some(hosts(places, &profile, at, plan.keys.image)?) } else { None };
         if let Some(part) = &hosts {
             let new = if part.new { ", a new one" } else { "" };
             let _ = write!(text, "\ndeploy as generation {}{new}\n{}", part.generation, part.plan);

@@ -42,7 +42,7 @@ impl fmt::Display for MachinePlan {
             writeln!(f, "{host}: cannot be asked, what is to be done there is not known: {why}")?;
         }
         self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))?;
-        if self.steps.is_empty() && self.refusals.is_empty() {
+        if self.is_empty() {
             writeln!(f, "nothing to do")?;
         }
         self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))?;
