@@ -36,7 +36,7 @@ impl Reach {
         let endpoint = |host: &crate::profile::Host| {
             let endpoint = Endpoint { kind: host.kind.clone(), uri: host.endpoint.clone()? };
             match host.kind {
-                HostKind::Libvirt(_) | HostKind::Proxmox => Some((host.name.clone(), endpoint)),
+                HostKind::Libvirt(_) | HostKind::Proxmox(_) => Some((host.name.clone(), endpoint)),
                 HostKind::Lab => None,
             }
         };
