@@ -39,7 +39,7 @@ impl World {
         let dir = host.scratch().join("operator");
         let places = Places { project: dir.join("project").into(), home: dir.join("home").into() };
         let profiles = places.project.join("profiles");
-        fs_err::create_dir_all(&profiles).unwrap();
+        fs_err::create_dir_all(&profiles).expect("making a directory");
         let node = |n: u8| {
             format!(
                 "[[node]]\nname = 'etcd{n}'\nhost = 'pve1'\naddress = '127.77.0.1{n}'\nmemory_mib = 384\nvcpus = 1\ndata_gib = 1\n"
@@ -51,7 +51,7 @@ impl World {
             host.uri(),
             [1, 2, 3].map(node).concat()
         );
-        fs_err::write(profiles.join("prod.toml"), text).unwrap();
+        fs_err::write(profiles.join("prod.toml"), text).expect("writing a profile");
         let store = Store::at(places.home.join("store"));
         let world = Self { host, places, store };
         world.places.ok(&["pki", "init", "prod"]);
@@ -76,7 +76,11 @@ impl World {
             command_line: String::new(),
             tool_packages: vec![],
             disk: RecipeDisk { esp_mib: 1, boot_mib: 1, root_mib: 1 },
-            etcd: RecipeEtcd { source: "release".into(), version: "3.6.14".parse().unwrap(), sha256: vec![] },
+            etcd: RecipeEtcd {
+                source: "release".into(),
+                version: "3.6.14".parse().expect("a version"),
+                sha256: vec![],
+            },
             firstboot: Sha256Digest::of(b"agent"),
             image_files: vec![],
             cloud: None,
@@ -89,10 +93,13 @@ impl World {
             fs_err::write(dir.join("recipe.json"), serde_json::to_string(&recipe)?)?;
             Ok(Made::default())
         };
-        let sealer = Sealer { keys: self.places.home.join("signing").try_into().unwrap(), now: 1 };
+        let sealer = Sealer {
+            keys: self.places.home.join("signing").try_into().expect("scratch directories have plain names"),
+            now: 1,
+        };
         let seal = |dir: &Path, manifest: &Manifest| sealer.seal(dir, manifest, &recipe);
-        self.store.ensure_sealed_entry(&image.key, "image", make, &seal).unwrap();
-        self.store.keep(RootKind::Build, "prod", &image.key, source_date_epoch).unwrap();
+        self.store.ensure_sealed_entry(&image.key, "image", make, &seal).expect("making an entry");
+        self.store.keep(RootKind::Build, "prod", &image.key, source_date_epoch).expect("keeping an image");
         image.key
     }
 
@@ -104,25 +111,26 @@ impl World {
     }
 
     fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
+        self.command(args).output().expect("running kiln")
     }
 
     /// What kiln says when it refuses.
     fn refused(&self, args: &[&str]) -> String {
         let output = self.run(args);
-        let said = String::from_utf8(output.stderr).unwrap();
+        let said = String::from_utf8(output.stderr).expect("kiln prints UTF-8");
         assert_eq!(output.status.code(), Some(78), "{args:?}: {said}");
         said
     }
 
     fn cluster(&self) -> Id128 {
-        let trust = fs_err::read(self.places.home.join("pki/prod/trust.json")).unwrap();
-        let trust: Value = serde_json::from_slice(&trust).unwrap();
-        trust["cluster"].as_str().unwrap().parse().unwrap()
+        let trust =
+            fs_err::read(self.places.home.join("pki/prod/trust.json")).expect("reading what the cluster trusts");
+        let trust: Value = serde_json::from_slice(&trust).expect("JSON");
+        trust["cluster"].as_str().expect("an id").parse().expect("an id")
     }
 
     fn seen(&self) -> BTreeMap<String, Seen> {
-        let seen = self.host.driver().survey(&self.cluster()).unwrap();
+        let seen = self.host.driver().survey(&self.cluster()).expect("a survey");
         let count = seen.len();
         let seen: BTreeMap<String, Seen> = seen.into_iter().map(|seen| (seen.mark.node.clone(), seen)).collect();
         assert_eq!(seen.len(), count, "no node has two machines");
@@ -132,16 +140,16 @@ impl World {
     fn data(&self, node: &str) -> fs_err::File {
         let mark = Mark { cluster: self.cluster(), env: "prod".into(), node: node.into() };
         let path = self.host.pool().join(volume_name::data(&mark));
-        fs_err::OpenOptions::new().read(true).write(true).open(path).unwrap()
+        fs_err::OpenOptions::new().read(true).write(true).open(path).expect("opening a data volume")
     }
 
     fn write_data(&self, node: &str) {
-        self.data(node).file().write_all_at(WRITTEN, AT).unwrap();
+        self.data(node).file().write_all_at(WRITTEN, AT).expect("writing into a data volume");
     }
 
     fn has_data(&self, node: &str) -> bool {
         let mut found = vec![0; WRITTEN.len()];
-        self.data(node).file().read_exact_at(&mut found, AT).unwrap();
+        self.data(node).file().read_exact_at(&mut found, AT).expect("reading a data volume");
         found == WRITTEN
     }
 
@@ -227,17 +235,17 @@ fn a_cluster_is_deployed_imaged_again_rolled_back_and_taken_away() {
 fn killed(world: &World, args: &[&str], random: &mut Random, usual: Duration, times: u32) -> u32 {
     let mut kills = 0;
     for _ in 0..times {
-        let mut kiln = world.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let moment = Instant::now() + usual * u32::try_from(random.below(1000)).unwrap() / 1000;
+        let mut kiln = world.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting kiln");
+        let moment = Instant::now() + usual * u32::try_from(random.below(1000)).expect("it is small") / 1000;
         // The moment is what is chosen at random here; nothing is waited for.
-        while Instant::now() < moment && kiln.try_wait().unwrap().is_none() {
+        while Instant::now() < moment && kiln.try_wait().expect("looking at kiln").is_none() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        if kiln.try_wait().unwrap().is_none() {
-            kiln.kill().unwrap();
+        if kiln.try_wait().expect("looking at kiln").is_none() {
+            kiln.kill().expect("killing kiln");
             kills += 1;
         }
-        kiln.wait().unwrap();
+        kiln.wait().expect("waiting for kiln");
     }
     let ended = world.run(args);
     assert!(ended.status.success(), "{args:?} after {kills} kills: {}", String::from_utf8_lossy(&ended.stderr));
