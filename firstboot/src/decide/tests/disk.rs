@@ -49,9 +49,16 @@ fn row_2_keeps_generations_apart() {
         "data of an older generation"
     );
     // A volume that holds nothing is taken over by a newer charter, under the same instance.
-    let Decision::RecordBlank { state } = bent(|s| s.state_mut().generation = 0) else { panic!("not recorded") };
+    let taken_over = bent(|s| {
+        s.state_mut().generation = 0;
+        s.state_mut().max_seen_time = NOW - 1;
+        let DataFact::Mounted { label, .. } = &mut s.data else { panic!("mounted") };
+        label.generation = 0;
+    });
+    let Decision::RecordBlank { state } = taken_over else { panic!("not recorded") };
     assert_eq!((state.generation, state.instance, state.position), (1, INSTANCE, Phase::Blank));
     assert_eq!(state.boot_counter, 1, "peers remember its boots under the same instance");
+    assert_eq!(state.max_seen_time, NOW - 1, "and the clock does not go back behind what it has seen");
 }
 
 #[test]
