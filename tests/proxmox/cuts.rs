@@ -3,6 +3,7 @@
 //! It must come to the same end as a call that nothing cut off: the same machines with the same bytes on their disks, nothing twice, nothing left over,
 //! and the node's data as they were.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kiln_builder::exit::{Refusal, TryAgain};
@@ -72,10 +73,20 @@ const STEPS: [Step; 14] = [
     Step { name: "collect", before: second_root, call: |h| h.driver.collect(&[h.image(2).sha256]).map(drop) },
 ];
 
+/// Does something with every step, all of them side by side: each has a host of its own.
+fn of_every_step(act: impl Fn(&Step) + Sync) {
+    std::thread::scope(|scope| {
+        for step in &STEPS {
+            let act = &act;
+            scope.spawn(move || act(step));
+        }
+    });
+}
+
 #[test]
 fn any_step_cut_off_at_any_request_is_finished_by_the_same_call() {
-    let mut cuts = 0;
-    for step in STEPS {
+    let cuts = AtomicUsize::new(0);
+    of_every_step(|step| {
         // Tasks that end at once, and tasks that are still at work when the second call comes.
         for task_length in [0, 3] {
             let hands = Hands::new();
@@ -97,7 +108,7 @@ fn any_step_cut_off_at_any_request_is_finished_by_the_same_call() {
                 // What is cut off after its last word has done its work, and is not told so.
                 let broken = (step.call)(&hands);
                 hands.server.heal();
-                cuts += 1;
+                cuts.fetch_add(1, Ordering::Relaxed);
                 match (step.call)(&hands) {
                     Ok(()) => {}
                     // There is nothing to restore once it is restored.
@@ -108,14 +119,15 @@ fn any_step_cut_off_at_any_request_is_finished_by_the_same_call() {
                 hands.was_proper();
             }
         }
-    }
+    });
+    let cuts = cuts.into_inner();
     assert!(cuts > 500, "{cuts}");
     println!("{cuts} cuts");
 }
 
 #[test]
 fn any_step_that_meets_a_busy_host_at_any_request_is_finished_by_the_same_call() {
-    for step in STEPS {
+    of_every_step(|step| {
         let hands = Hands::new();
         (step.before)(&hands);
         let start = hands.server.world().clone();
@@ -135,13 +147,13 @@ fn any_step_that_meets_a_busy_host_at_any_request_is_finished_by_the_same_call()
             assert_eq!(end(&hands.server.world()), end(&done), "{} {at}", step.name);
             hands.was_proper();
         }
-    }
+    });
 }
 
 #[test]
 fn any_task_that_fails_is_done_by_the_same_call() {
-    let mut failures = 0;
-    for step in STEPS {
+    let failures = AtomicUsize::new(0);
+    of_every_step(|step| {
         let hands = Hands::new();
         (step.before)(&hands);
         let start = hands.server.world().clone();
@@ -158,7 +170,7 @@ fn any_task_that_fails_is_done_by_the_same_call() {
                 hands.server.set(start.clone());
                 hands.server.arm(fate);
                 let failed = (step.call)(&hands);
-                failures += 1;
+                failures.fetch_add(1, Ordering::Relaxed);
                 hands.server.heal();
                 // A shutdown that fails is answered by pulling the plug.
                 assert_eq!(failed.is_ok(), step.name == "power_off", "{} {fate:?}: {failed:?}", step.name);
@@ -168,7 +180,8 @@ fn any_task_that_fails_is_done_by_the_same_call() {
                 hands.was_proper();
             }
         }
-    }
+    });
+    let failures = failures.into_inner();
     assert!(failures > 30, "{failures}");
 }
 

@@ -216,7 +216,7 @@ fn finds_every_problem_of_every_wrong_profile() {
         (
             &[
                 ("bridge = 'br0'", "bridge = 'br0'\nvxlan = { id = 103 }"),
-                ("'libvirt'", "'libvirt'\naddress = '::1'\n[hosts.pve2]\nkind = 'proxmox'\naddress = '10.1.0.2'"),
+                ("'libvirt'", "'libvirt'\naddress = '::1'\n[hosts.pve2]\nkind = 'libvirt'\naddress = '10.1.0.2'"),
             ],
             &[(15, "hosts.pve1", "a tunnel from `::1` has no way to an IPv4 address")],
         ),

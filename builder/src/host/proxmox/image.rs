@@ -83,6 +83,12 @@ impl Proxmox {
             .with_context(|| format!("looking at storage `{storage}` of `{}`", self.node))
     }
 
+    /// Waits for what an earlier run left at work on the storage: an upload that was cut off after its last byte is still being copied, and a
+    /// file that is listed may be on its way out.
+    fn settle_files(&self) -> Result<()> {
+        self.settle(None, &["imgcopy", "imgdel"])
+    }
+
     fn stored(&self) -> Result<Vec<Stored>> {
         let path = ["nodes", &self.node, "storage", &self.image_storage, "content"];
         self.api
@@ -98,8 +104,7 @@ impl Proxmox {
 
     /// Has the image on the storage.
     pub(super) fn have_image(&self, image: &Image, watch: &dyn Watch) -> Result<Transfer> {
-        // An upload that was cut off after its last byte is still being copied.
-        self.settle(None, &["imgcopy"])?;
+        self.settle_files()?;
         let volume = self.image_volume(image);
         match self.stored_image(image)? {
             Some(size) if size == image.bytes => return Ok(Transfer::default()),
@@ -122,7 +127,7 @@ impl Proxmox {
             );
             return Err(Refusal::new(what, "make room there, or let kiln collect old images").into());
         }
-        let file = std::fs::File::open(&image.file).with_context(|| format!("opening the image `{}`", image.file))?;
+        let file = fs_err::File::open(&image.file)?;
         let length = file.metadata()?.len();
         anyhow::ensure!(
             length == image.bytes,
@@ -178,7 +183,7 @@ impl Proxmox {
 
     /// Removes every upload of a seed of that node.
     pub(super) fn remove_seed_uploads(&self, mark: &Mark) -> Result<()> {
-        self.settle(None, &["imgcopy"])?;
+        self.settle_files()?;
         let prefix = seed_prefix(mark);
         for stored in self.stored()?.iter().filter(|s| is_seed(s.file(), &prefix)) {
             self.remove_stored(&stored.volid)?;
@@ -195,7 +200,8 @@ impl Proxmox {
 
     /// Removes images that are not among `keep`, and seeds that somebody left behind.
     pub(super) fn collect_images(&self, keep: &[Sha256Digest]) -> Result<Collected> {
-        self.settle(None, &["imgcopy", "qmconfig"])?;
+        self.settle_files()?;
+        self.settle(None, &["qmconfig"])?;
         let mut collected = Collected::default();
         for stored in self.stored()? {
             let old_image = digest_of_name(stored.file()).is_some_and(|digest| !keep.contains(&digest));

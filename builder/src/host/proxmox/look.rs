@@ -130,8 +130,8 @@ impl Proxmox {
     /// # Errors
     /// When the host cannot be asked; a refusal when it is not clear which machine it is.
     pub(super) fn peek(&self, machine: &Machine) -> Result<Option<Vm>> {
-        // A machine that is just being made has no mark yet.
-        self.settle(None, &["qmcreate"])?;
+        // A machine that is just being made has no mark yet, and one that is on its way out still has its own.
+        self.settle(None, &["qmcreate", "qmdestroy"])?;
         let Some(found) = self.find(&machine.mark)? else { return Ok(None) };
         self.settle(Some(found.vmid), &[])?;
         self.look(&found.node, found.vmid).map(Some)

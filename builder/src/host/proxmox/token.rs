@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result};
 use camino::Utf8Path;
@@ -32,11 +32,7 @@ impl Token {
     pub(super) fn read(file: &Utf8Path) -> Result<Self> {
         let context = || format!("reading the API token `{file}`");
         // Looked at through the handle that is read: what was checked is what is used.
-        let mut opened = std::fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(nix::libc::O_CLOEXEC)
-            .open(file)
-            .with_context(context)?;
+        let mut opened = fs_err::File::open(file).with_context(context)?;
         let metadata = opened.metadata().with_context(context)?;
         if metadata.mode() & 0o077 != 0 {
             let what = format!(
