@@ -15,6 +15,7 @@ pub mod net;
 pub mod pki;
 pub mod plan;
 pub mod reimage;
+pub mod rollout;
 pub mod store;
 pub mod transport;
 pub mod trust;

@@ -117,7 +117,16 @@ impl Etcd {
         Ok(Self { channel: endpoint.connect_lazy(), patient: patient.connect_lazy() })
     }
 
-    async fn client(&self) -> Result<Client> {
+    /// The etcd at the other end of a channel, for an operator's client.
+    pub fn over(channel: tonic::transport::Channel) -> Self {
+        Self { patient: channel.clone(), channel }
+    }
+
+    /// A client of it, for what is not asked here.
+    ///
+    /// # Errors
+    /// When the channel cannot be used.
+    pub async fn client(&self) -> Result<Client> {
         Ok(Client::from_channel(Channel::Tonic(self.channel.clone()), None).await?)
     }
 
