@@ -65,11 +65,12 @@ impl Stage {
 
     /// Waits for its end: the exit code, and all that it said.
     fn ends(&self, operator: &mut Operator) -> (i32, String) {
+        let said = operator.said.clone();
         let code = until(
             "an operator to end",
             LONG,
             || operator.process.try_wait().expect("waiting for an operator").map(|status| status.code().unwrap_or(-1)),
-            || format!("{}\n{}", operator.said(), self.story()),
+            || format!("{}\n{}", fs_err::read_to_string(&said).unwrap_or_default(), self.story()),
         );
         (code, operator.said())
     }
@@ -175,9 +176,6 @@ fn g01_a_generation_is_rolled_through_three_nodes_and_back_under_writes() {
             let seconds = node["state"]["until"].as_i64().zip(node["state"]["since"].as_i64()).map(|(u, s)| u - s);
             println!("{} was away for {} s", node["name"], seconds.expect("every node was taken"));
         }
-        let agents = stage.room.inside();
-        let said = agents.cluster.nodes.iter().all(|node| node.console().contains("kiln"));
-        assert!(said, "every agent came up");
     }
     assert!((1..=2).contains(&moves), "{moves} moves of leadership in two rollouts");
     let written = writer.acknowledged();

@@ -1,5 +1,6 @@
 //! `kiln rollout`: has every node of a running cluster run another image, one after the other.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -55,9 +56,12 @@ pub struct RolloutArgs {
 
 #[derive(Debug, clap::Args)]
 struct StartArgs {
-    /// The cluster's profile, and the agent to put into its image
-    #[command(flatten)]
-    source: SourceArgs,
+    // Not flattened from SourceArgs: clap tells whether these are there by their own group alone.
+    /// Path of a profile, or the bare name of one in profiles/
+    profile: String,
+    /// The agent to put into the image [default: `firstboot` beside this program]
+    #[arg(long, value_name = "PATH")]
+    firstboot: Option<PathBuf>,
     /// The generation to go to [default: that of the profile's present image]
     #[arg(long, value_name = "GENERATION")]
     to: Option<u64>,
@@ -143,15 +147,16 @@ impl RolloutArgs {
                 | RolloutCommand::Resume { profile }
                 | RolloutCommand::Abort { profile } => profile.as_str(),
             }),
-            (None, Some(start)) => Some(start.source.profile.as_str()),
+            (None, Some(start)) => Some(start.profile.as_str()),
             (None, None) => None,
         };
         named.context("no profile is named")
     }
 
     /// What a rollout that is started takes its image from.
-    pub fn source(&self) -> Option<&SourceArgs> {
-        self.start.as_ref().map(|start| &start.source)
+    pub fn source(&self) -> Option<SourceArgs> {
+        let start = self.start.as_ref()?;
+        Some(SourceArgs { profile: start.profile.clone(), firstboot: start.firstboot.clone() })
     }
 
     /// Carries it out on that ground, and prints what came of it.
@@ -250,4 +255,40 @@ fn this_operator() -> Result<String> {
     let user = user.map_or_else(|| getuid().to_string(), |user| user.name);
     let machine = gethostname().context("looking up this machine's name")?;
     Ok(format!("{user}@{}", machine.to_string_lossy()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[derive(Subcommand)]
+    enum Command {
+        Rollout(RolloutArgs),
+    }
+
+    fn parse(line: &str) -> Result<RolloutArgs, clap::Error> {
+        let Command::Rollout(args) = Cli::try_parse_from(line.split(' '))?.command;
+        Ok(args)
+    }
+
+    #[test]
+    fn a_profile_alone_starts_a_rollout_and_a_word_before_it_says_what_else() {
+        let start = parse("kiln rollout lab").unwrap();
+        assert_eq!((start.profile().unwrap(), start.start.unwrap().back_within), ("lab", 300));
+        let to = parse("kiln rollout lab --to 3 --operator ann").unwrap();
+        assert_eq!((to.start.unwrap().to, to.operator.as_deref()), (Some(3), Some("ann")));
+        let pause = parse("kiln rollout pause lab --operator ann").unwrap();
+        assert!(matches!(&pause.command, Some(RolloutCommand::Pause { .. })) && pause.source().is_none());
+        assert_eq!(pause.profile().unwrap(), "lab");
+        for wrong in ["kiln rollout pause", "kiln rollout lab --to three", "kiln rollout pause lab --to 3"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
 }
