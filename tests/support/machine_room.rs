@@ -99,8 +99,9 @@ pub struct Inside {
     pub done: Vec<(String, Option<String>)>,
     /// The root that every node was said to run.
     pub settled: Option<Root>,
-    held: BTreeSet<String>,
-    waiting: BTreeSet<String>,
+    /// The one that is stopped, counted from the next one on; none is, without.
+    hold: Option<usize>,
+    held: Option<String>,
 }
 
 impl MachineRoom {
@@ -132,8 +133,8 @@ impl MachineRoom {
             broken: BTreeSet::new(),
             done: Vec::new(),
             settled: None,
-            held: BTreeSet::new(),
-            waiting: BTreeSet::new(),
+            hold: None,
+            held: None,
         };
         let shared = Arc::new(Shared { inside: Mutex::new(inside), changed: Condvar::new() });
         let listener = UnixListener::bind(&socket).expect("listening for operators");
@@ -158,35 +159,29 @@ impl MachineRoom {
         self.shared.lock()
     }
 
-    /// From now on, whoever gives this node a root stops with its machine off and its new root in place.
-    pub fn hold(&self, node: &str) {
-        self.inside().held.insert(node.to_owned());
+    /// Whoever gives the `nth` root from now on, counted from 1, stops with that machine off and its new root in place.
+    pub fn hold(&self, nth: usize) {
+        self.inside().hold = Some(nth);
     }
 
-    /// Waits until somebody has stopped there.
+    /// Waits until somebody has stopped there; the node.
     ///
     /// # Panics
     /// When nobody does.
-    pub fn wait_held(&self, node: &str) {
-        until(
-            &format!("somebody to be in the middle of {node}"),
-            PATIENCE,
-            || self.inside().waiting.contains(node).then_some(()),
-            || self.inside().cluster.story(),
-        );
+    pub fn wait_held(&self, explain: impl Fn() -> String) -> String {
+        until("somebody to be in the middle of a node", PATIENCE, || self.inside().held.clone(), explain)
     }
 
     /// Lets whoever stopped there go on.
-    pub fn release(&self, node: &str) {
-        self.inside().held.remove(node);
+    pub fn release(&self) {
+        (self.inside().hold, self.inside().held) = (None, None);
         self.shared.changed.notify_all();
     }
 }
 
 impl Drop for MachineRoom {
     fn drop(&mut self) {
-        self.inside().held.clear();
-        self.shared.changed.notify_all();
+        self.release();
         // Wakes the thread that listens, which sees that the room is gone; one that is not there has nobody to wake.
         drop(UnixStream::connect(&self.socket));
     }
@@ -272,12 +267,12 @@ impl Shared {
             machine.previous = Some(machine.root);
             machine.root = root;
         }
-        inside.waiting.insert(node.to_owned());
-        let mut inside = self
-            .changed
-            .wait_while(inside, |inside| inside.held.contains(node))
-            .unwrap_or_else(PoisonError::into_inner);
-        inside.waiting.remove(node);
+        inside.hold = inside.hold.and_then(|nth| nth.checked_sub(1));
+        if inside.hold == Some(0) {
+            inside.held = Some(node.to_owned());
+            let held = |inside: &mut Inside| inside.held.is_some();
+            inside = self.changed.wait_while(inside, held).unwrap_or_else(PoisonError::into_inner);
+        }
         // Whoever was killed in the middle of it left the machine off; another one may have powered it on meanwhile.
         if !inside.machines[index].running {
             inside.power(node, true);

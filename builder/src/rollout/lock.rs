@@ -103,6 +103,14 @@ impl Lock {
         !beat.ended && Instant::now() < beat.until
     }
 
+    /// Whether the key is still the one that was taken, as etcd tells: it is gone once the lease has ended, or somebody has deleted it.
+    ///
+    /// # Errors
+    /// When there is no quorum.
+    pub fn is_there(&self) -> Result<bool> {
+        Ok(self.client.read(LOCK)?.is_some_and(|found| found.create_revision == self.created))
+    }
+
     /// What lets a write through only while it is held.
     pub fn guard(&self) -> Guard {
         Guard { key: LOCK.into(), revision: Revision::Created(self.created) }

@@ -21,6 +21,10 @@ use crate::exit::{Refusal, TryAgain};
 /// Between two looks. Each look costs every member a linearizable read and its agent a handshake.
 const PACE: Duration = Duration::from_secs(1);
 
+/// How long a member may be away before a rollout that has not begun is refused: an etcd that is restarted, as the founder's is once its cluster
+/// is activated, or that has lost its leader, serves again within seconds.
+const MOMENT: Duration = Duration::from_secs(10);
+
 /// What is to be carried out.
 #[derive(Clone, Copy, Debug)]
 pub enum Task {
@@ -123,10 +127,7 @@ impl Rollout<'_> {
         let now = clock::now();
         let fresh = Record::new(id, self.operator, now, target, back_within_secs, &names);
         // A rollout that is refused before anything was done leaves no trace.
-        let seen = self.sight.look(&fresh, now)?;
-        if let Act::Refuse(gate) = decide(&seen, &fresh) {
-            return Err(gate.refusal().into());
-        }
+        let seen = self.look_twice(&fresh)?;
         if !self.write(lock, &fresh, revision)? {
             return Err(TryAgain("somebody else began a rollout just now".into()).into());
         }
@@ -135,12 +136,24 @@ impl Rollout<'_> {
         Ok(())
     }
 
+    /// What is seen where nothing refuses; a member that does not serve for a moment is looked at again first.
+    fn look_twice(&self, fresh: &Record) -> Result<Observation> {
+        let began = Instant::now();
+        loop {
+            let seen = self.sight.look(fresh, clock::now())?;
+            let Act::Refuse(gate) = decide(&seen, fresh) else { return Ok(seen) };
+            if !matches!(gate, Gate::Down { .. }) || began.elapsed() >= MOMENT {
+                return Err(gate.refusal().into());
+            }
+            std::thread::sleep(PACE);
+        }
+    }
+
     fn go_on(&self, lock: &Lock) -> Result<Record> {
         let mut waiting = Waiting::default();
         loop {
             if !lock.is_held() {
-                let what = "the lock of the rollout was lost, and somebody else may be at it\n  hint: the same command goes on";
-                return Err(TryAgain(what.into()).into());
+                return Err(lost().into());
             }
             match self.round(lock, &mut waiting) {
                 Ok(Some(record)) => return Ok(record),
@@ -170,8 +183,8 @@ impl Rollout<'_> {
         }
         let next = record.before(&act, now, self.operator);
         if next != record && !self.write(lock, &next, revision)? {
-            // Somebody paused or aborted it, or has the lock now: both are seen at the next look.
-            return Ok(None);
+            // Somebody paused or aborted it, which is seen at the next look; or this is not the one any more who may write.
+            return if lock.is_there()? { Ok(None) } else { Err(lost().into()) };
         }
         if let Act::Wait(reason) = &act {
             waiting.on(reason, self.patience)?;
@@ -271,6 +284,12 @@ impl Rollout<'_> {
         let now = clock::now();
         Ok(decide(&self.sight.look(record, now)?, record))
     }
+}
+
+fn lost() -> TryAgain {
+    TryAgain(
+        "the lock of the rollout was lost, and somebody else may be at it\n  hint: the same command goes on".into(),
+    )
 }
 
 fn unasked(error: &anyhow::Error) -> String {
