@@ -6,6 +6,7 @@
 //! package archives, `store` keeps, `generations` numbers what a cluster ran, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
 //! what is not, `disk` makes disks, `disk_diff` and `verify` compare them, `host` asks hypervisors (`host::libvirt` by virsh, `host::proxmox` by its API), `fleet` acts on a cluster's machines on all of them, `reach` says where they and the nodes are found, `agents` asks the nodes where they stand, `dns_check` and `dns_apply` ask and tell DNS servers, by `dns_exchange`, `trust` says whose they are, `closure` moves them between stores, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
 //! the log. `exit` turns errors into exit codes.
+//! `cluster_client` asks a cluster's etcd, `rollout` takes a generation through its nodes.
 
 pub mod agents;
 pub mod archive;

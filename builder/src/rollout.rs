@@ -7,6 +7,7 @@
 #![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
 pub mod decide;
+pub mod fleet_hands;
 pub mod gate;
 pub mod hands;
 pub mod lock;

@@ -4,6 +4,7 @@
 //! A root is an image of its own key, so that an agent tells which one it runs; a broken one has an etcd that the agent does not start.
 #![expect(clippy::disallowed_methods, reason = "an edge: a socket, and files of the nodes' images")]
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -332,6 +333,11 @@ impl RemoteHands {
 }
 
 impl NodeHands for RemoteHands {
+    fn hold(&self) -> Result<Box<dyn Any>> {
+        // Nothing but operators is ever at these machines.
+        Ok(Box::new(()))
+    }
+
     fn survey(&self) -> BTreeMap<String, Result<Option<Seen>, String>> {
         let machines = self.machines().unwrap_or_default();
         machines.into_iter().map(|machine| (machine.node.clone(), Ok(Some(seen(machine))))).collect()

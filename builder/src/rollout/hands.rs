@@ -1,5 +1,6 @@
 //! What a rollout needs done to machines, whichever hosts they are on.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 
 use anyhow::Result;
@@ -13,6 +14,12 @@ use crate::host::{Root, Seen};
 /// already: that is what lets a second operator go on where the first one was, and an operator who wakes up late do no harm. Data volumes are
 /// never touched.
 pub trait NodeHands: Send + Sync {
+    /// Keeps other commands of this machine from changing the same machines, for as long as what is returned lives.
+    ///
+    /// # Errors
+    /// [`TryAgain`](crate::exit::TryAgain) when another one is at it.
+    fn hold(&self) -> Result<Box<dyn Any>>;
+
     /// The machine of every node, by the node's name. Nothing where no host has one; an error where that is not known. Touches nothing.
     fn survey(&self) -> BTreeMap<String, Result<Option<Seen>, String>>;
 

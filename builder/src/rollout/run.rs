@@ -66,6 +66,7 @@ impl Rollout<'_> {
     /// act first. The record says how far it is in any case, and the same command goes on.
     pub fn run(&self, task: Task) -> Result<Record> {
         let lock = self.lock()?;
+        let _hold = self.sight.hands.hold()?;
         if let Task::Start { target, back_within_secs } = task {
             self.begin(&lock, target, back_within_secs)?;
         }
