@@ -49,6 +49,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "as above")]
     ExplainDecision(explain_decision::ExplainDecisionArgs),
     #[expect(missing_docs, reason = "as above")]
+    Rollout(rollout::RolloutArgs),
+    #[expect(missing_docs, reason = "as above")]
     Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "as above")]
     Store(store::StoreArgs),
@@ -86,6 +88,7 @@ impl Command {
             Self::Explain(args) => args.run(places),
             Self::Verify(args) => args.run(places),
             Self::ExplainDecision(args) => args.run(places),
+            Self::Rollout(args) => args.run(places),
             Self::Doctor(args) => args.run(places),
             Self::Store(args) => args.run(places),
             Self::Push(args) => args.run(places),

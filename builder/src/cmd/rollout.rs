@@ -1,6 +1,5 @@
 //! `kiln rollout`: has every node of a running cluster run another image, one after the other.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,22 +8,26 @@ use kiln_firstboot::wait::utc;
 use nix::unistd::{User, gethostname, getuid};
 use serde::Serialize;
 
-use super::build::SourceArgs;
 use crate::cli::Places;
 use crate::clock;
 use crate::cluster_client::ClusterClient;
 use crate::exit::{Refusal, TryAgain};
+use crate::fleet::progress::Bars;
+use crate::fleet::{Fleet, drivers};
+use crate::lab::admission::Lenience;
 use crate::pki::Pki;
 use crate::profile::Profile;
 use crate::reach::Reach;
+use crate::rollout::fleet_hands::FleetHands;
 use crate::rollout::hands::NodeHands;
 use crate::rollout::lock::Holder;
 use crate::rollout::observe::Sight;
 use crate::rollout::record::{Ending, Record, Target, Wish};
 use crate::rollout::report;
 use crate::rollout::run::{Rollout, Task};
+use crate::store::Store;
 
-/// Have every node of a running cluster run the profile's present image, or that of an earlier generation, one after the other
+/// Have every node of a running cluster run the profile's last build, or an earlier generation, one after the other
 ///
 /// Followers first; the leader last, after its leadership was handed over. A node is taken only while every member serves, no alarm is raised,
 /// nobody lags, and all run versions that go together. A node that does not come back is rolled back, and the rollout stops there. How far it is
@@ -56,18 +59,17 @@ pub struct RolloutArgs {
 
 #[derive(Debug, clap::Args)]
 struct StartArgs {
-    // Not flattened from SourceArgs: clap tells whether these are there by their own group alone.
-    /// Path of a profile, or the bare name of one in profiles/
+    /// The cluster's profile
     profile: String,
-    /// The agent to put into the image [default: `firstboot` beside this program]
-    #[arg(long, value_name = "PATH")]
-    firstboot: Option<PathBuf>,
-    /// The generation to go to [default: that of the profile's present image]
+    /// The generation to go to [default: the profile's last build]
     #[arg(long, value_name = "GENERATION")]
     to: Option<u64>,
     /// Seconds a node is given to be back before it is rolled back
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     back_within: u32,
+    /// Roll out an image that nobody signed, or a key that is not trusted
+    #[arg(long)]
+    allow_unsigned: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,7 +118,7 @@ pub struct Ground<'a> {
     pub reach: &'a Reach,
     /// What is done to its machines.
     pub hands: &'a dyn NodeHands,
-    /// What a rollout to this generation, or to the profile's present image, has every node run.
+    /// What a rollout to this generation, or to the profile's last build, has every node run.
     pub target: &'a dyn Fn(Option<u64>) -> Result<Target>,
 }
 
@@ -135,6 +137,26 @@ struct Output<'a> {
 }
 
 impl RolloutArgs {
+    /// Runs it on the profile's hosts.
+    ///
+    /// # Errors
+    /// As [`RolloutArgs::carry_out`]; a [`Refusal`] when there is no such generation, or its image may not be deployed.
+    pub fn run(self, places: &Places) -> Result<()> {
+        let profile = places.profile(self.profile()?)?;
+        let fleet = fleet(places, profile)?;
+        let hands = FleetHands { fleet: &fleet, tell: &Bars::new() };
+        let target = |to: Option<u64>| {
+            let (generation, generations) = fleet.choose(&fleet.survey(), to, clock::now())?;
+            // Whoever names an earlier generation wants an older image.
+            let unsigned = self.start.as_ref().is_some_and(|start| start.allow_unsigned);
+            let lenience = Lenience { unsigned, older: to.is_some() };
+            fleet.admit_image(&generation, &generations, &places.signing()?, lenience)?;
+            hands.target(&generation)
+        };
+        let (profile, pki, reach) = (&fleet.profile, &fleet.pki, &fleet.reach);
+        self.carry_out(places, &Ground { profile, pki, reach, hands: &hands, target: &target })
+    }
+
     /// The profile it is about.
     ///
     /// # Errors
@@ -151,12 +173,6 @@ impl RolloutArgs {
             (None, None) => None,
         };
         named.context("no profile is named")
-    }
-
-    /// What a rollout that is started takes its image from.
-    pub fn source(&self) -> Option<SourceArgs> {
-        let start = self.start.as_ref()?;
-        Some(SourceArgs { profile: start.profile.clone(), firstboot: start.firstboot.clone() })
     }
 
     /// Carries it out on that ground, and prints what came of it.
@@ -194,10 +210,23 @@ impl RolloutArgs {
     }
 }
 
+/// The machines of a profile's cluster on the hosts it names.
+fn fleet(places: &Places, profile: Profile) -> Result<Fleet> {
+    let pki = Pki::load(&places.pki(&profile)?, &profile)?;
+    let reach = Reach::of(&profile);
+    let (hosts, broken) = drivers::open(&profile, &reach);
+    let dir = places.home()?.join("deploy").join(&profile.name);
+    Ok(Fleet { store: Store::at(places.store()?), pki, reach, hosts, broken, dir, profile })
+}
+
 fn abort(places: &Places, rollout: &Rollout<'_>, by: String) -> Result<()> {
     let record = rollout.wish(&Wish::Abort { by, at: clock::now() })?;
     if let (_, Some(holder)) = rollout.standing()? {
-        log::info!("{} is at it, and ends it", holder.operator);
+        log::info!(
+            "{} is at it, and ends it; if that terminal is dead, `kiln rollout {}` does, a moment later",
+            holder.operator,
+            rollout.profile
+        );
         return print(places, &record);
     }
     let record = rollout.run(Task::Continue)?;
@@ -281,11 +310,11 @@ mod tests {
     #[test]
     fn a_profile_alone_starts_a_rollout_and_a_word_before_it_says_what_else() {
         let start = parse("kiln rollout lab").unwrap();
-        assert_eq!((start.profile().unwrap(), start.start.unwrap().back_within), ("lab", 300));
+        assert_eq!((start.profile().unwrap(), start.start.as_ref().unwrap().back_within), ("lab", 300));
         let to = parse("kiln rollout lab --to 3 --operator ann").unwrap();
         assert_eq!((to.start.unwrap().to, to.operator.as_deref()), (Some(3), Some("ann")));
         let pause = parse("kiln rollout pause lab --operator ann").unwrap();
-        assert!(matches!(&pause.command, Some(RolloutCommand::Pause { .. })) && pause.source().is_none());
+        assert!(matches!(&pause.command, Some(RolloutCommand::Pause { .. })) && pause.start.is_none());
         assert_eq!(pause.profile().unwrap(), "lab");
         for wrong in ["kiln rollout pause", "kiln rollout lab --to three", "kiln rollout pause lab --to 3"] {
             assert!(parse(wrong).is_err(), "{wrong}");

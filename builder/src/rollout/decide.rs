@@ -174,6 +174,9 @@ pub fn decide(seen: &Observation, record: &Record) -> Act {
     if let Wish::Pause { .. } = record.wish {
         return Act::Rest;
     }
+    if let Some(gate) = differs(seen, record) {
+        return closed(gate, record);
+    }
     let image = record.target.root.image;
     let pending: Vec<&NodeView> =
         seen.nodes.iter().filter(|node| record.state(&node.name) == Some(&NodeState::Pending)).collect();
@@ -187,6 +190,13 @@ pub fn decide(seen: &Observation, record: &Record) -> Act {
         return closed(gate, record);
     }
     next(seen, record, &pending)
+}
+
+/// A node that is in the profile or in the rollout alone.
+fn differs(seen: &Observation, record: &Record) -> Option<Gate> {
+    let extra = seen.nodes.iter().map(|node| &node.name).find(|name| record.state(name).is_none());
+    let missing = || record.nodes.iter().map(|node| &node.name).find(|name| seen.node(name).is_none());
+    extra.or_else(missing).map(|node| Gate::Differs { node: node.clone() })
 }
 
 fn closed(gate: Gate, record: &Record) -> Act {

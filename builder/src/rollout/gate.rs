@@ -32,6 +32,11 @@ pub enum Gate {
         /// Its peer URL.
         member: String,
     },
+    /// A node of the profile is not part of the rollout, or the other way round: the profile was changed since it began.
+    Differs {
+        /// The node.
+        node: String,
+    },
     /// A member is being added.
     Changing {
         /// The node, or the peer URL of a member that has no name yet.
@@ -131,6 +136,7 @@ impl Gate {
             | Self::TooFew { .. }
             | Self::NotMember { .. }
             | Self::Stranger { .. }
+            | Self::Differs { .. }
             | Self::VersionSpread { .. }
             | Self::Downgrade { .. }
             | Self::UnknownImage { .. }
@@ -148,6 +154,7 @@ impl Gate {
                 format!("see what {node} waits for: kiln status; or remove it from the profile if it is to be no member")
             }
             Self::Stranger { .. } => "add it to the profile, or remove it with `etcdctl member remove` if nobody runs it".into(),
+            Self::Differs { .. } => "end this rollout and begin another one: kiln rollout abort PROFILE".into(),
             Self::Changing { .. } => "nothing to do: it is promoted as soon as it has caught up".into(),
             Self::Down { node, .. } => format!("bring {node} back first, with `kiln reimage` if need be"),
             Self::Leaderless => "nothing to do: an election takes seconds; if it lasts, look at the members' network".into(),
@@ -177,6 +184,12 @@ impl fmt::Display for Gate {
             }
             Self::NotMember { node } => write!(f, "{node} is in the profile and no member of the cluster"),
             Self::Stranger { member } => write!(f, "the member at {member} is no node of the profile"),
+            Self::Differs { node } => {
+                write!(
+                    f,
+                    "{node} is not both in the profile and in the rollout, so the profile was changed since it began"
+                )
+            }
             Self::Changing { member } => write!(f, "{member} is being added to the cluster and does not vote yet"),
             Self::Down { node, why } => write!(f, "{node} does not serve: {why}"),
             Self::Leaderless => f.write_str("the members do not agree on a leader"),

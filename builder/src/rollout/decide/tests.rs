@@ -203,20 +203,18 @@ fn each_closed_gate_says_what_it_is_and_whether_it_may_open_by_itself() {
     };
     let cases: Vec<(Bend, Gate, Closed, Closed)> = vec![
         (
-            Box::new(|seen| {
-                seen.nodes.truncate(2);
-                seen.members.truncate(2);
-            }),
-            Gate::TooFew { voters: 2 },
-            Closed::Refuse,
-            Closed::Refuse,
-        ),
-        (
             Box::new(|seen| drop(seen.members.remove(2))),
             Gate::NotMember { node: name(2) },
             Closed::Refuse,
             Closed::Refuse,
         ),
+        (
+            Box::new(|seen| seen.nodes.push(serving(3, 1, 1))),
+            Gate::Differs { node: name(3) },
+            Closed::Refuse,
+            Closed::Refuse,
+        ),
+        (Box::new(|seen| drop(seen.nodes.pop())), Gate::Differs { node: name(2) }, Closed::Refuse, Closed::Refuse),
         (
             Box::new(|seen| seen.members.push(listed(3))),
             Gate::Stranger { member: "https://etcd4.lab.example:2380".into() },
@@ -312,6 +310,14 @@ fn each_closed_gate_says_what_it_is_and_whether_it_may_open_by_itself() {
         assert_eq!(decide(&seen, &touched), expected(later), "after");
         assert!(!gate.to_string().is_empty() && !gate.remedy().is_empty());
     }
+}
+
+#[test]
+fn two_members_are_refused_for_one_of_them_is_no_quorum() {
+    let seen = observation(NOW, (0..2).map(|n| serving(n, 1, 1)).collect());
+    let gate = Gate::TooFew { voters: 2 };
+    assert_eq!(decide(&seen, &record(2)), Act::Refuse(gate.clone()));
+    assert!(gate.refusal().to_string().contains("2 voters") && gate.refusal().to_string().contains("hint: "));
 }
 
 #[test]
