@@ -14,8 +14,9 @@ const OLD: u64 = 1;
 const PACE: i64 = 20;
 /// Looks in which anything may happen; after them nothing does, so that the rollout has to come to its end.
 const STORMY: usize = 60;
-/// Looks after which a rollout that nothing disturbs has ended: nine nodes, each with three attempts both ways and two full waits.
-const ENOUGH: usize = 9 * 8 * (LIMIT as usize / PACE as usize + 1);
+/// Looks after which a rollout that nothing disturbs has ended: nine nodes, each with three attempts both ways and two full waits of
+/// `LIMIT / PACE` looks.
+const ENOUGH: usize = 9 * 8 * (300 / 20 + 1);
 
 /// One machine.
 #[derive(Clone, Debug)]
