@@ -8,12 +8,12 @@ use kiln_firstboot::wait::utc;
 use nix::unistd::{User, gethostname, getuid};
 use serde::Serialize;
 
+use super::fleet::WhereArgs;
 use crate::cli::Places;
 use crate::clock;
 use crate::cluster_client::ClusterClient;
 use crate::exit::{Refusal, TryAgain};
 use crate::fleet::progress::Bars;
-use crate::fleet::{Fleet, drivers};
 use crate::lab::admission::Lenience;
 use crate::pki::Pki;
 use crate::profile::Profile;
@@ -25,7 +25,6 @@ use crate::rollout::observe::Sight;
 use crate::rollout::record::{Ending, Record, Target, Wish};
 use crate::rollout::report;
 use crate::rollout::run::{Rollout, Task};
-use crate::store::Store;
 
 /// Have every node of a running cluster run the profile's last build, or an earlier generation, one after the other
 ///
@@ -52,6 +51,9 @@ pub struct RolloutArgs {
     /// Who you are, as other operators are told [default: USER@MACHINE]
     #[arg(long, value_name = "NAME", global = true)]
     operator: Option<String>,
+    /// Act on the hosts that this machine's lab of the profile plays, instead of the profile's own
+    #[arg(long, global = true)]
+    lab: bool,
     /// Seconds to wait for a closed gate, or for a cluster that does not answer
     #[arg(long, value_name = "SECONDS", global = true, default_value_t = 600)]
     patience: u64,
@@ -67,9 +69,13 @@ struct StartArgs {
     /// Seconds a node is given to be back before it is rolled back
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     back_within: u32,
-    /// Roll out an image that nobody signed, or a key that is not trusted
+    // Not flattened: clap tells whether an optional group is there by its own arguments alone.
+    /// Take an image that nobody signed, or a key that is not trusted
     #[arg(long)]
     allow_unsigned: bool,
+    /// Take an image older than the current generation's; an earlier generation that is named may be
+    #[arg(long)]
+    allow_older: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -143,13 +149,16 @@ impl RolloutArgs {
     /// As [`RolloutArgs::carry_out`]; a [`Refusal`] when there is no such generation, or its image may not be deployed.
     pub fn run(self, places: &Places) -> Result<()> {
         let profile = places.profile(self.profile()?)?;
-        let fleet = fleet(places, profile)?;
+        let fleet = WhereArgs { lab: self.lab }.fleet(places, profile)?;
+        // What is rolled out, and what it replaces, must not be collected meanwhile.
+        fleet.store.hold()?;
         let hands = FleetHands { fleet: &fleet, tell: &Bars::new() };
         let target = |to: Option<u64>| {
             let (generation, generations) = fleet.choose(&fleet.survey(), to, clock::now())?;
             // Whoever names an earlier generation wants an older image.
-            let unsigned = self.start.as_ref().is_some_and(|start| start.allow_unsigned);
-            let lenience = Lenience { unsigned, older: to.is_some() };
+            let told = |flag: fn(&StartArgs) -> bool| self.start.as_ref().is_some_and(flag);
+            let older = to.is_some() || told(|start| start.allow_older);
+            let lenience = Lenience { unsigned: told(|start| start.allow_unsigned), older };
             fleet.admit_image(&generation, &generations, &places.signing()?, lenience)?;
             hands.target(&generation)
         };
@@ -208,15 +217,6 @@ impl RolloutArgs {
             (Some(RolloutCommand::Abort { .. }), _) => abort(places, &rollout, by()),
         }
     }
-}
-
-/// The machines of a profile's cluster on the hosts it names.
-fn fleet(places: &Places, profile: Profile) -> Result<Fleet> {
-    let pki = Pki::load(&places.pki(&profile)?, &profile)?;
-    let reach = Reach::of(&profile);
-    let (hosts, broken) = drivers::open(&profile, &reach);
-    let dir = places.home()?.join("deploy").join(&profile.name);
-    Ok(Fleet { store: Store::at(places.store()?), pki, reach, hosts, broken, dir, profile })
 }
 
 fn abort(places: &Places, rollout: &Rollout<'_>, by: String) -> Result<()> {

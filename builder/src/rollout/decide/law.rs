@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::tests::{LIMIT, NOW, id, image, machine, name, observation, record, root, serving, silent};
+use super::tests::{NOW, id, image, machine, name, observation, record, root, serving, silent};
 use super::*;
 use crate::rollout::record::NodeState;
 
@@ -15,7 +15,7 @@ const PACE: i64 = 20;
 /// Looks in which anything may happen; after them nothing does, so that the rollout has to come to its end.
 const STORMY: usize = 60;
 /// Looks after which a rollout that nothing disturbs has ended: nine nodes, each with three attempts both ways and two full waits of
-/// `LIMIT / PACE` looks.
+/// 300 s, a look every 20 s.
 const ENOUGH: usize = 9 * 8 * (300 / 20 + 1);
 
 /// One machine.
