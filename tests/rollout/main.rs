@@ -132,7 +132,7 @@ impl Stage {
         (operator, node)
     }
 
-    /// Every node was given that generation once since `before`, none while it led, and the last one had handed over leadership.
+    /// Every node was given that generation once since `before`, and none while it led.
     fn assert_rolled(&self, before: usize, generation: u64, said: &str) {
         let done = self.room.inside().done[before..].to_vec();
         let mut given: Vec<&str> = done.iter().map(|(what, _)| what.as_str()).collect();
@@ -204,6 +204,8 @@ fn g01_a_generation_is_rolled_through_three_nodes_and_back_under_writes() {
         assert_eq!(code, 0, "{said}\n{}", stage.story());
         stage.assert_rolled(before, generation, &said);
         assert_eq!(stage.room.inside().settled, Some(root(generation)));
+        let last = stage.given().pop().and_then(|what| what.split(' ').next().map(str::to_owned)).unwrap_or_default();
+        assert!(said.contains(&format!("{last}: handing leadership to ")), "the leader goes last\n{said}");
         moves += said.matches("handing leadership").count();
         let record = printed(&said)["record"].clone();
         assert_eq!(record["ended"]["how"]["ending"], "done", "{record}");

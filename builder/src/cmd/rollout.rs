@@ -26,13 +26,19 @@ use crate::rollout::record::{Ending, Record, Target, Wish};
 use crate::rollout::report;
 use crate::rollout::run::{Rollout, Task};
 
-/// Have every node of a running cluster run the profile's last build, or an earlier generation, one after the other
+/// Seconds a node is given to be back, as long as deploy and reimage wait: real hosts boot one in half a minute, emulation in a few.
+const BACK_WITHIN_SECS: u32 = 900;
+
+/// Have every node run the profile's last build, or an earlier generation, one after the other
 ///
-/// Followers first; the leader last, after its leadership was handed over. A node is taken only while every member serves, no alarm is raised,
-/// nobody lags, and all run versions that go together. A node that does not come back is rolled back, and the rollout stops there. How far it is
-/// lies in the cluster's etcd: after a crash the same command goes on, from any operator's machine, and no two of them can be at it at once.
+/// Followers go first; the leader last, after it has handed over. A node is taken only while every
+/// member serves, no alarm is raised, nobody lags, and all versions go together. A node that does
+/// not come back is rolled back, and the rollout stops there. How far it is lies in the cluster's
+/// own etcd: after a crash the same command goes on, from any operator's machine, and no two of
+/// them can be at it at once.
 ///
-/// Exits with 75 when somebody else is at it, when it is paused, and when a gate did not open in time; the same command goes on then.
+/// Exits with 75 when somebody else is at it, when it is paused, and when a gate did not open in
+/// time; the same command goes on then.
 ///
 /// Examples: kiln rollout lab
 ///           kiln rollout lab --to 3
@@ -67,7 +73,7 @@ struct StartArgs {
     #[arg(long, value_name = "GENERATION")]
     to: Option<u64>,
     /// Seconds a node is given to be back before it is rolled back
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = BACK_WITHIN_SECS)]
     back_within: u32,
     // Not flattened: clap tells whether an optional group is there by its own arguments alone.
     /// Take an image that nobody signed, or a key that is not trusted
@@ -103,7 +109,8 @@ enum RolloutCommand {
     },
     /// End a rollout: roll back the node that is away, and leave all others as they are
     ///
-    /// Nodes that are done keep the new image: `kiln rollout PROFILE --to GENERATION` brings them back.
+    /// Nodes that are done keep the new image; `kiln rollout PROFILE --to GENERATION` brings them
+    /// back.
     ///
     /// Example: kiln rollout abort lab
     #[command(verbatim_doc_comment)]
@@ -310,7 +317,7 @@ mod tests {
     #[test]
     fn a_profile_alone_starts_a_rollout_and_a_word_before_it_says_what_else() {
         let start = parse("kiln rollout lab").unwrap();
-        assert_eq!((start.profile().unwrap(), start.start.as_ref().unwrap().back_within), ("lab", 300));
+        assert_eq!((start.profile().unwrap(), start.start.as_ref().unwrap().back_within), ("lab", BACK_WITHIN_SECS));
         let to = parse("kiln rollout lab --to 3 --operator ann").unwrap();
         assert_eq!((to.start.unwrap().to, to.operator.as_deref()), (Some(3), Some("ann")));
         let pause = parse("kiln rollout pause lab --operator ann").unwrap();

@@ -60,3 +60,46 @@ fn why(state: &NodeState) -> &str {
         NodeState::Pending | NodeState::Already | NodeState::Taken { .. } | NodeState::Done { .. } => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Root;
+    use crate::rollout::record::{Ending, Target};
+    use kiln_firstboot::digest::{Id128, Sha256Digest};
+
+    const NOW: i64 = 1_700_000_000;
+
+    fn record() -> Record {
+        let root = Root { image: Sha256Digest([0xab; 32]), generation: 2 };
+        let target = Target { root, etcd: "3.6.14".parse().unwrap() };
+        Record::new(Id128([9; 16]), "ann@desk", NOW, target, 300, &["etcd1".into(), "etcd2".into()])
+    }
+
+    #[test]
+    fn a_rollout_is_told_with_who_is_at_it_and_how_long_each_node_was_away() {
+        let mut record = record();
+        record.nodes[0].state = NodeState::Done { since: NOW, until: NOW + 42 };
+        let holder = Holder { operator: "bob@lap".into(), since: NOW + 60, token: Id128([1; 16]) };
+        let text = table(&record, Some(&holder));
+        let head = "generation 2 (abababababab), started by ann@desk 2023-11-14 22:13:20 UTC: under way\n\
+                    bob@lap is at it since 2023-11-14 22:14:20 UTC\n";
+        assert!(text.starts_with(head), "{text}");
+        assert!(text.contains("42 s") && text.contains("pending"), "{text}");
+        let paused = record.wishing(Wish::Pause { by: "bob@lap".into(), at: NOW }, NOW, "bob@lap");
+        let text = table(&paused, None);
+        assert!(text.contains("paused by bob@lap 2023-11-14 22:13:20 UTC\nnobody is at it\n"), "{text}");
+    }
+
+    #[test]
+    fn a_rollout_that_stopped_says_at_which_node_and_why() {
+        let mut record = record();
+        record.nodes[1].state = NodeState::RolledBack { at: NOW, why: "it did not come back".into() };
+        let stopped = Act::End(Ending::Stopped { node: "etcd2".into(), why: "it did not come back".into() });
+        let record = record.before(&stopped, NOW + 1, "ann@desk");
+        let text = table(&record, None);
+        let head = "stopped at etcd2: it did not come back, 2023-11-14 22:13:21 UTC\n";
+        assert!(text.contains(head) && !text.contains("at it since"), "{text}");
+        assert_eq!(text.matches("it did not come back").count(), 2, "{text}");
+    }
+}
