@@ -10,6 +10,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, bail};
 use kiln_builder::host::{Mark, Root, Seen};
@@ -19,7 +20,7 @@ use kiln_firstboot::version::EtcdVersion;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, ENV, PATIENCE, etcd_version};
-use crate::wait::until;
+use crate::wait::{attempt, until};
 
 /// What an operator asks of the room.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +78,7 @@ pub fn root(generation: u64) -> Root {
 pub struct MachineRoom {
     shared: Arc<Shared>,
     socket: PathBuf,
+    door: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -103,6 +105,7 @@ pub struct Inside {
     /// The one that is stopped, counted from the next one on; none is, without.
     hold: Option<usize>,
     held: Option<String>,
+    closing: bool,
 }
 
 impl MachineRoom {
@@ -136,18 +139,19 @@ impl MachineRoom {
             settled: None,
             hold: None,
             held: None,
+            closing: false,
         };
         let shared = Arc::new(Shared { inside: Mutex::new(inside), changed: Condvar::new() });
         let listener = UnixListener::bind(&socket).expect("listening for operators");
         let served = Arc::downgrade(&shared);
-        std::thread::spawn(move || {
+        let door = std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let Some(shared) = served.upgrade() else { return };
+                let Some(shared) = served.upgrade().filter(|shared| !shared.lock().closing) else { return };
                 // One that hangs up in the middle is an operator who was killed.
                 std::thread::spawn(move || drop(shared.serve(stream)));
             }
         });
-        Self { shared, socket }
+        Self { shared, socket, door: Some(door) }
     }
 
     /// Where operators reach it.
@@ -183,8 +187,19 @@ impl MachineRoom {
 impl Drop for MachineRoom {
     fn drop(&mut self) {
         self.release();
-        // Wakes the thread that listens, which sees that the room is gone; one that is not there has nobody to wake.
-        drop(UnixStream::connect(&self.socket));
+        self.inside().closing = true;
+        // Wakes the thread that listens, which sees that the room is closing.
+        if UnixStream::connect(&self.socket).is_ok()
+            && let Some(door) = self.door.take()
+        {
+            // It has nothing to tell, and whether the test has failed is not for it to say.
+            drop(door.join());
+        }
+        // Whoever is still served holds the cluster, and would be the one to end its processes, if it lived to do so.
+        let alone = || (Arc::strong_count(&self.shared) == 1).then_some(()).context("somebody is being served");
+        if let Err(why) = attempt("the room to be empty", PATIENCE, alone) {
+            eprintln!("{why}");
+        }
     }
 }
 
