@@ -10,6 +10,7 @@ use crate::cli::Places;
 use crate::exit::Refusal;
 use crate::fleet::{Fleet, PATIENCE, drivers};
 use crate::lab::admission::Lenience;
+use crate::lab::scale;
 use crate::pki::Pki;
 use crate::profile::Profile;
 use crate::reach::Reach;
@@ -102,6 +103,10 @@ impl WhereArgs {
             };
             return Err(Refusal::new(what, remedy).into());
         }
+        let profile = match self.lab.then(|| scale::scaled(&profile)) {
+            Some(Some(scaled)) => scaled,
+            Some(None) | None => profile,
+        };
         let (hosts, broken) = drivers::open(&profile, &reach);
         Ok(Fleet {
             pki: Pki::load(&places.pki(&profile)?, &profile)?,

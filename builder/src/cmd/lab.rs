@@ -3,6 +3,7 @@
 
 mod disks;
 mod dns;
+mod hosts;
 mod up;
 
 use std::collections::BTreeSet;
@@ -46,7 +47,8 @@ enum LabCommand {
     ///
     /// Mints keys, locks and builds what is missing first.
     ///
-    /// Example: kiln lab up lab --driver container
+    /// Examples: kiln lab up lab --driver container
+    ///           kiln lab up k8s0 --hosts 2
     #[command(verbatim_doc_comment)]
     Up {
         /// The cluster's profile, and the agent to put into its image
@@ -55,6 +57,10 @@ enum LabCommand {
         /// How nodes are run; a lab that is there keeps its driver [default: vm]
         #[arg(long, value_enum)]
         driver: Option<Driver>,
+        /// Play the profile's hosts, of which there must be so many, each with a libvirt of its own and empty: `kiln deploy --lab` makes the
+        /// nodes
+        #[arg(long, value_name = "COUNT", conflicts_with_all = ["driver", "nodes"])]
+        hosts: Option<usize>,
         /// Power on these nodes only, and do not wait for the cluster
         #[arg(long, value_name = "NODE", value_delimiter = ',')]
         nodes: Vec<String>,
@@ -77,13 +83,19 @@ enum LabCommand {
         /// The cluster's profile
         profile: String,
     },
-    /// Pull the plug of nodes
+    /// Pull the plug of nodes, or of whole hosts
     ///
-    /// Example: kiln lab kill lab etcd2
+    /// A host goes with everything that runs on it, and its disks stay.
+    ///
+    /// Examples: kiln lab kill lab etcd2
+    ///           kiln lab kill k8s0 --host pve1
+    #[command(verbatim_doc_comment)]
     Kill(Targets),
-    /// Power nodes on
+    /// Power nodes on, or hosts
     ///
-    /// Example: kiln lab start lab --all
+    /// Examples: kiln lab start lab --all
+    ///           kiln lab start k8s0 --host pve1
+    #[command(verbatim_doc_comment)]
     Start {
         /// The nodes
         #[command(flatten)]
@@ -184,10 +196,15 @@ enum LabCommand {
     },
     /// Run a command on the lab host, inside the lab's network
     ///
-    /// Example: kiln lab host lab -- ip neigh
+    /// Examples: kiln lab host lab -- ip neigh
+    ///           kiln lab host k8s0 --on pve1 -- virsh list
+    #[command(verbatim_doc_comment)]
     Host {
         /// The cluster's profile
         profile: String,
+        /// Run it on this host of the profile instead
+        #[arg(long, value_name = "HOST")]
+        on: Option<String>,
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
@@ -211,6 +228,19 @@ enum LabCommand {
         #[command(subcommand)]
         action: dns::DnsAction,
     },
+    /// Cut the network between the hosts of a lab, or mend it
+    ///
+    /// The lab host, where DHCP, DNS and you are, sees every node either way.
+    ///
+    /// Example: kiln lab net k8s0 cut
+    #[command(verbatim_doc_comment)]
+    Net {
+        /// The cluster's profile
+        profile: String,
+        /// What is done to it
+        #[arg(value_enum)]
+        action: hosts::NetAction,
+    },
     /// Take a lab away, from any state
     ///
     /// Keys, store and profile stay.
@@ -228,11 +258,14 @@ struct Targets {
     /// The cluster's profile
     profile: String,
     /// The nodes
-    #[arg(value_name = "NODE", required_unless_present = "all")]
+    #[arg(value_name = "NODE", required_unless_present_any = ["all", "host"])]
     nodes: Vec<String>,
     /// All nodes
     #[arg(long, conflicts_with = "nodes")]
     all: bool,
+    /// These hosts of the profile, instead of nodes
+    #[arg(long, value_name = "HOST", value_delimiter = ',', conflicts_with_all = ["nodes", "all"])]
+    host: Vec<String>,
 }
 
 /// Images that are refused unless told.
@@ -262,9 +295,10 @@ impl LabArgs {
             return Err(Refusal::new("a lab has namespaces of its own, which takes root", "sudo kiln lab ...").into());
         }
         match self.command {
-            LabCommand::Up { source, driver, nodes, timeout, no_wait, lenient } => {
+            LabCommand::Up { source, driver, hosts, nodes, timeout, no_wait, lenient } => {
                 let wish = up::Wish {
                     driver,
+                    hosts,
                     names: nodes,
                     timeout: timeout.map(Duration::from_secs),
                     no_wait,
@@ -275,6 +309,12 @@ impl LabArgs {
             LabCommand::Status { profile } => {
                 let status = lab(places, &profile)?.live()?.status()?;
                 places.print(&status, &status.table())
+            }
+            LabCommand::Kill(targets) if !targets.host.is_empty() => {
+                hosts::power(places, &targets.profile, &targets.host, |live, hosts| live.kill_hosts(hosts))
+            }
+            LabCommand::Start { targets, .. } if !targets.host.is_empty() => {
+                hosts::power(places, &targets.profile, &targets.host, |live, hosts| live.start_hosts(hosts))
             }
             LabCommand::Kill(targets) => power(places, &targets, |live, machines| live.kill(machines)),
             LabCommand::Start { targets, allow_unsigned } => {
@@ -296,12 +336,14 @@ impl LabArgs {
             }
             LabCommand::Exec { profile, node, command } => exec(places, &profile, &node, &command),
             LabCommand::Etcdctl { profile, arguments } => etcdctl(places, &profile, arguments),
-            LabCommand::Host { profile, command } => {
+            LabCommand::Host { profile, on: Some(host), command } => hosts::run(places, &profile, &host, &command),
+            LabCommand::Host { profile, on: None, command } => {
                 guest::become_on_host(&lab(places, &profile)?.live()?.host, &command).map(drop)
             }
+            LabCommand::Net { profile, action } => hosts::net(places, &profile, action),
             LabCommand::Console { profile, node, follow } => {
                 let lab = lab(places, &profile)?;
-                console(&lab.console(&lab.machine(&node)?), follow)
+                console(&lab.console(&lab.machine(&node)?)?, follow)
             }
             LabCommand::Dns { profile, action } => dns::run(places, &profile, action),
             LabCommand::Down { profile } => {

@@ -16,13 +16,14 @@ pub struct DataDisk {
 }
 
 impl DataDisk {
-    /// Of the machine whose things are in `dir`.
-    pub fn of(driver: Driver, dir: &Utf8Path) -> Self {
+    /// Of the machine whose things are in `dir`; nothing where the data are not the lab's.
+    pub fn of(driver: Driver, dir: &Utf8Path) -> Option<Self> {
         let file = match driver {
             Driver::Container => "data",
             Driver::Vm => "data.raw",
+            Driver::Hosts => return None,
         };
-        Self { dir: dir.to_owned(), file }
+        Some(Self { dir: dir.to_owned(), file })
     }
 
     /// Where it is.
@@ -109,7 +110,8 @@ mod tests {
     fn a_checkpoint_outlives_what_happens_to_the_disk_and_is_put_back_as_often_as_wanted() {
         let scratch = tempfile::tempdir().unwrap();
         let dir = Utf8Path::from_path(scratch.path()).unwrap();
-        let disk = DataDisk::of(Driver::Container, dir);
+        let disk = DataDisk::of(Driver::Container, dir).unwrap();
+        assert!(DataDisk::of(Driver::Hosts, dir).is_none());
         let key = disk.path().join("key");
         fs_err::create_dir(disk.path()).unwrap();
         let error = disk.require_kept("t", "a1").unwrap_err();

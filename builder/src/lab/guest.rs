@@ -11,11 +11,10 @@ use serde_json::json;
 use super::host::Host;
 use super::machine::Machine;
 use super::record::Driver;
-use super::vm::Vm;
-use super::{Live, Run};
+use super::{Live, Run, vm};
 use crate::base64;
 use crate::exit::Refusal;
-use crate::tool::{self, ToolError};
+use crate::tool::{self, Tool, ToolError};
 
 /// Where a node's programs are; the operator's own `PATH` says nothing about a node.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -40,8 +39,8 @@ pub struct Outcome {
 pub fn become_in_container(live: &Live<'_>, machine: Machine<'_>, command: &[String]) -> anyhow::Result<Infallible> {
     let init = live.with_parts(machine, |run| match run {
         Run::Container(container) => container.init(&live.host),
-        Run::Vm(_) => Ok(None),
-    })?;
+        Run::Vm(_) | Run::Hosted(_) => Ok(None),
+    })??;
     let Some(init) = init else {
         let hint = format!("kiln lab start {} {}", live.lab.profile.name, machine.name());
         return Err(Refusal::new(format!("node `{}` is off", machine.name()), hint).into());
@@ -80,20 +79,32 @@ fn become_program(arguments: impl Iterator<Item = String>) -> anyhow::Result<Inf
 /// # Errors
 /// When the agent does not answer; a command that fails is an outcome.
 pub fn run_in_vm(live: &Live<'_>, machine: Machine<'_>, command: &[String]) -> anyhow::Result<Outcome> {
+    let name = machine.name();
+    let ask = |virsh: Tool, domain: &str, command: &serde_json::Value| {
+        let text = virsh
+            .args(["qemu-agent-command", domain, &command.to_string(), "--timeout", "10"])
+            .read()
+            .with_context(|| format!("asking the guest agent of `{name}`"))?;
+        let answer: serde_json::Value = serde_json::from_str(&text).context("reading the guest agent's answer")?;
+        Ok(answer["return"].clone())
+    };
     live.with_parts(machine, |run| match run {
-        Run::Vm(vm) => run_by_agent(&vm, &live.host, command),
-        Run::Container(_) => bail!("`{}` is no VM", machine.name()),
-    })
+        Run::Vm(_) => run_by_agent(|c| ask(vm::virsh(&live.host)?, &name, c), command),
+        Run::Hosted(hosted) => run_by_agent(|c| ask(hosted.virsh()?, hosted.uuid, c), command),
+        Run::Container(_) => bail!("`{name}` is no VM"),
+    })?
 }
 
-fn run_by_agent(vm: &Vm<'_>, host: &Host, command: &[String]) -> anyhow::Result<Outcome> {
+fn run_by_agent(
+    ask: impl Fn(&serde_json::Value) -> anyhow::Result<serde_json::Value>,
+    command: &[String],
+) -> anyhow::Result<Outcome> {
     let Some((program, arguments)) = command.split_first() else { bail!("there is no command to run") };
     let start = json!({ "execute": "guest-exec",
         "arguments": { "path": program, "arg": arguments, "capture-output": true, "env": [PATH] } });
-    let pid = vm.ask_agent(host, &start)?["pid"].clone();
+    let pid = ask(&start)?["pid"].clone();
     loop {
-        let ask = json!({ "execute": "guest-exec-status", "arguments": { "pid": pid } });
-        let answer = vm.ask_agent(host, &ask)?;
+        let answer = ask(&json!({ "execute": "guest-exec-status", "arguments": { "pid": pid } }))?;
         if answer["exited"] == true {
             let code = answer["exitcode"].as_i64();
             let signal = answer["signal"].as_i64().map(|s| 128 + s);

@@ -3,6 +3,8 @@
 //! Everything of the lab lives in them. Killing the holder, which is pid 1 of the lab, ends every process, mount, bridge and
 //! namespace of it at once: that is the whole of taking a lab down, whatever state a crash left it in. The holder is found
 //! by its command line, which names the lab's directory, so nothing has to be remembered to find it.
+//!
+//! A lab that plays [hypervisors](super::hypervisor) has one more host for each, in a directory below the lab's.
 #![expect(clippy::disallowed_methods, reason = "an edge: waits for the holder")]
 
 use std::net::Ipv4Addr;
@@ -33,6 +35,25 @@ pub fn tree_of(key: &str) -> String {
     format!("{TREES}/{key}")
 }
 
+/// How a host is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// Its directory. What it keeps over its own end is in `disk` there.
+    pub dir: &'a Utf8Path,
+    /// Its control group.
+    pub group: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its bridge.
+    pub bridge: &'a str,
+    /// Its own address on the bridge, if it has one.
+    pub address: Option<(Ipv4Addr, u8)>,
+    /// Whether `/dev/kvm` cannot be opened inside.
+    pub hide_kvm: bool,
+    /// Directories that stay visible inside at their own paths, beside the machine's file system at large. Its own must be among them.
+    pub keep: &'a [&'a Utf8Path],
+}
+
 /// A lab host that is up.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -46,28 +67,27 @@ impl Host {
     /// When `/proc` cannot be read.
     pub fn find(dir: &Utf8Path) -> anyhow::Result<Option<Self>> {
         let all = process::all()?;
-        let marked = marked(&all, dir);
         // The holder is pid 1 of its own namespace; before it come its parents, which carry the same mark.
-        let holder = marked.into_iter().find(|p| p.inner_pid == 1 && p.runs("sh")).cloned();
+        let holder = all.into_iter().find(|p| held(p) == Some(dir) && p.inner_pid == 1 && p.runs("sh"));
         Ok(holder.filter(|_| dir.join("host.ready").exists()).map(|holder| Self { holder }))
     }
 
-    /// The host of the lab in `dir`; brought up if it is not. A half-made one is removed first.
-    ///
-    /// `keep` are the directories that stay visible inside at their own paths, beside the machine's file system at large.
+    /// The host, brought up if it is not. A half-made one is removed first.
     ///
     /// # Errors
     /// When it does not come up; the log's last lines say why.
-    pub fn ensure(dir: &Utf8Path, name: &str, gateway: (Ipv4Addr, u8), keep: &[&Utf8Path]) -> anyhow::Result<Self> {
+    pub fn ensure(setup: &Setup<'_>) -> anyhow::Result<Self> {
+        let Setup { dir, group, name, bridge, address, hide_kvm, keep } = *setup;
         if let Some(host) = Self::find(dir)? {
             return Ok(host);
         }
-        Self::remove(dir)?;
+        Self::remove(dir, group)?;
         let ready = dir.join("host.ready");
         let log = dir.join("host.log");
+        let address = address.map_or_else(|| "none".to_owned(), |(address, prefix)| format!("{address}/{prefix}"));
         let running = Tool::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c", HOLD, MARK])
-            .args([dir.as_str(), &group(dir), name, &format!("{}/{}", gateway.0, gateway.1), dir.as_str()])
+            .args([dir.as_str(), group, name, bridge, &address, if hide_kvm { "hidden" } else { "shown" }])
             .args(keep)
             .env("KILN_LAB_HOLD", HOLD)
             .log(&log)
@@ -83,13 +103,14 @@ impl Host {
         Self::find(dir)?.context("the lab host ended right after it came up")
     }
 
-    /// Ends everything that runs in the lab of `dir` and removes its control groups. Does nothing where there is nothing.
+    /// Ends everything that runs on the host of `dir`, and on hosts in directories below it, and removes their control groups. Does nothing
+    /// where there is nothing.
     ///
     /// # Errors
     /// When something cannot be ended or removed.
-    pub fn remove(dir: &Utf8Path) -> anyhow::Result<()> {
+    pub fn remove(dir: &Utf8Path, group: &str) -> anyhow::Result<()> {
         let all = process::all()?;
-        let marked = marked(&all, dir);
+        let marked: Vec<&Process> = all.iter().filter(|p| held(p).is_some_and(|held| held.starts_with(dir))).collect();
         // An `nsenter` waits outside for what it started inside, and ends with it.
         let entered: Vec<&Process> =
             all.iter().filter(|p| marked.iter().any(|m| p.has_args(&["--target", &m.pid.to_string()]))).collect();
@@ -102,14 +123,14 @@ impl Host {
         }
         entered.into_iter().try_for_each(Process::wait_gone)?;
         let script = r#"mount -t cgroup2 cgroup2 /sys/fs/cgroup
-            cd "/sys/fs/cgroup/$1" 2>/dev/null || exit 0
+            group=/sys/fs/cgroup/$1
             for try in 1 2 3 4 5 6 7 8 9 10; do
-                find . -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null && cd .. && rmdir "$1" && exit 0
-                sleep 0.1
+                [ -d "$group" ] || exit 0
+                find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.1
             done
-            exit 1"#;
+            ! [ -d "$group" ]"#;
         Tool::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-c", script, "kiln-lab-groups", &group(dir)])
+            .args(["--mount", "--propagation", "private", "sh", "-c", script, "kiln-lab-groups", group])
             .run()
             .context("removing the lab's control groups")?;
         match fs_err::remove_file(dir.join("host.ready")) {
@@ -148,6 +169,11 @@ impl Host {
     /// Arguments with which `nsenter` goes into the lab host's network and nowhere else: the machine's files stay in sight.
     pub fn enter_network(&self) -> [String; 4] {
         ["--target".into(), self.holder.pid.to_string(), "--net".into(), "--".into()]
+    }
+
+    /// The first of its processes, by its number on the machine.
+    pub fn pid(&self) -> i32 {
+        self.holder.pid
     }
 
     /// A path on the lab host, as it is reached from the machine.
@@ -195,13 +221,14 @@ impl Host {
     }
 }
 
-/// Processes whose command line says that they hold the lab in `dir`.
-fn marked<'a>(all: &'a [Process], dir: &Utf8Path) -> Vec<&'a Process> {
-    all.iter().filter(|p| p.has_args(&[MARK, dir.as_str()])).collect()
+/// The directory of the host that a process holds, by its command line.
+fn held(process: &Process) -> Option<&Utf8Path> {
+    let at = process.argv.iter().position(|a| a == MARK)?;
+    process.argv.get(at + 1).map(|dir| Utf8Path::new(dir.as_str()))
 }
 
 /// The lab's control group. Its name comes from the directory, so that labs of one name in two homes do not meet.
-fn group(dir: &Utf8Path) -> String {
+pub fn group(dir: &Utf8Path) -> String {
     let digest = Sha256Digest::of(dir.as_str().as_bytes()).to_string();
     format!("kiln-lab-{}", &digest[..12])
 }

@@ -3,6 +3,8 @@
 //! Nothing of the machine is touched. All that lasts is the lab's directory; all that runs hangs off one process (see [`host`]),
 //! so that [`Lab::down`] leaves nothing behind, whatever state a crash left the lab in.
 //!
+//! With `--hosts`, the nodes are on [hypervisors](hypervisor) that the lab plays, and `kiln deploy --lab` puts them there.
+//!
 //! Pure: [`dns`], [`dhcp`], [`status`], [`container`]'s command line. Edges: all others.
 #![expect(clippy::disallowed_methods, reason = "an edge: copies seeds into the lab")]
 
@@ -14,15 +16,22 @@ pub mod dns;
 pub mod dnsmasq;
 pub mod guest;
 pub mod host;
+pub mod hosted;
+pub mod hosts;
+pub mod hypervisor;
 pub mod kvm;
+pub mod libvirt;
 pub mod machine;
 pub mod process;
 pub mod record;
 pub mod reimage;
+pub mod scale;
 pub mod status;
 pub mod up;
 pub mod vm;
+pub mod vxlan;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -37,7 +46,8 @@ use crate::store::{RootKind, Store};
 use container::Container;
 use data_disk::DataDisk;
 use dnsmasq::Dnsmasq;
-use host::{Host, TREE, node_dir, tree_of};
+use host::{Host, TREE, group, node_dir, tree_of};
+use hosted::Hosted;
 use machine::Machine;
 use record::{Driver, LabImage, Lock, Record};
 use status::LabStatus;
@@ -100,7 +110,7 @@ impl Lab {
         // Even without a directory there may be a host: somebody may have removed the one and not the other.
         let lock = if there { Some(Lock::take(&self.dir)?) } else { None };
         let running = Host::find(&self.dir)?.is_some();
-        Host::remove(&self.dir)?;
+        Host::remove(&self.dir, &group(&self.dir))?;
         if there {
             fs_err::remove_dir_all(&self.dir)?;
         }
@@ -173,8 +183,17 @@ impl Lab {
     }
 
     /// The machine's console, from its first start on.
-    pub fn console(&self, machine: &Machine<'_>) -> Utf8PathBuf {
-        self.machine_dir(machine).join("console.log")
+    ///
+    /// # Errors
+    /// [`Refusal`] when it is on a hypervisor that is down, or that keeps none.
+    pub fn console(&self, machine: &Machine<'_>) -> anyhow::Result<Utf8PathBuf> {
+        match Record::read(&self.dir)? {
+            Some(Record { driver: Driver::Hosts, .. }) => self.live()?.with_parts(*machine, |run| match run {
+                Run::Hosted(hosted) => hosted.console(),
+                Run::Container(_) | Run::Vm(_) => Ok(self.machine_dir(machine).join("console.log")),
+            })?,
+            Some(_) | None => Ok(self.machine_dir(machine).join("console.log")),
+        }
     }
 }
 
@@ -190,17 +209,20 @@ impl Live<'_> {
     /// When one cannot be started.
     pub fn start(&self, machines: &[Machine<'_>]) -> anyhow::Result<()> {
         machines.iter().try_for_each(|machine| {
-            self.ensure_files(machine)?;
             self.with_parts(*machine, |run| match run {
                 Run::Container(container) => {
+                    self.ensure_files(machine)?;
+                    fs_err::create_dir_all(self.data_disk(machine)?.path())?;
                     self.ensure_tree(machine)?;
                     container.start(&self.host)
                 }
                 Run::Vm(vm) => {
+                    self.ensure_files(machine)?;
                     vm.ensure_disks(&self.host)?;
                     vm.start(&self.host, self.accelerator()?)
                 }
-            })
+                Run::Hosted(hosted) => hosted.start(),
+            })?
         })
     }
 
@@ -218,7 +240,8 @@ impl Live<'_> {
             self.with_parts(*machine, |run| match run {
                 Run::Container(container) => container.kill(&self.host),
                 Run::Vm(vm) => vm.kill(&self.host),
-            })
+                Run::Hosted(hosted) => hosted.kill(),
+            })?
         })
     }
 
@@ -230,12 +253,18 @@ impl Live<'_> {
         self.with_parts(machine, |run| match run {
             Run::Container(container) => container.is_running(&self.host),
             Run::Vm(vm) => vm.is_running(&self.host),
-        })
+            Run::Hosted(hosted) => hosted.is_running(),
+        })?
     }
 
-    /// How its agents are reached: through the lab host's network. Its nodes hang off no hypervisor.
+    /// How it is reached: agents and etcd through the lab host's network, and the hypervisors of a lab that plays them by their libvirts.
+    /// One that is down is there too: that it does not answer is for who asks it to see.
     pub fn reach(&self) -> Reach {
-        Reach { network: Some(self.host.network()), ..Reach::default() }
+        let hosts = match self.record.driver {
+            Driver::Hosts => self.lab.hypervisors().map(|h| (h.name.to_owned(), h.endpoint())).collect(),
+            Driver::Container | Driver::Vm => BTreeMap::new(),
+        };
+        Reach { network: Some(self.host.network()), hosts }
     }
 
     /// Where every node stands, by its own word.
@@ -253,7 +282,7 @@ impl Live<'_> {
         }
         let answers: Vec<_> = answers.into_iter().map(|a| a.map_err(|e| format!("{e:#}"))).collect();
         let built = Store::at(&self.lab.store).keeps(RootKind::Build, &self.lab.profile.name)?;
-        Ok(status::summarize(nodes, &powered, &answers, built))
+        Ok(LabStatus { hosts: self.hosts()?, ..status::summarize(nodes, &powered, &answers, built) })
     }
 
     /// Makes the DNS server serve what the record says, or not run if the record says so.
@@ -269,13 +298,10 @@ impl Live<'_> {
         dns.ensure(&self.host, &config)
     }
 
-    /// Makes what a machine needs before its first start: its directory and its seed, and a container's data directory.
+    /// Makes what a machine of the lab's own needs before its first start: its directory and its seed.
     fn ensure_files(&self, machine: &Machine<'_>) -> anyhow::Result<()> {
         let dir = self.lab.machine_dir(machine);
         fs_err::create_dir_all(&dir)?;
-        if self.record.driver == Driver::Container {
-            fs_err::create_dir_all(self.data_disk(machine).path())?;
-        }
         let seed = dir.join("seed.tar");
         if !seed.exists() {
             copy_secret(&self.pki.seed(&machine.node.name), &seed)?;
@@ -301,20 +327,35 @@ impl Live<'_> {
         if image.key == self.record.image.key { TREE.to_owned() } else { tree_of(&image.key) }
     }
 
-    fn data_disk(&self, machine: &Machine<'_>) -> DataDisk {
-        DataDisk::of(self.record.driver, &self.lab.machine_dir(machine))
+    /// The machine's data disk.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the machine's disks are on a hypervisor.
+    fn data_disk(&self, machine: &Machine<'_>) -> anyhow::Result<DataDisk> {
+        DataDisk::of(self.record.driver, &self.lab.machine_dir(machine)).ok_or_else(|| {
+            let (profile, name) = (&self.lab.profile.name, machine.name());
+            let what = format!("the disks of `{name}` are on its host, and not the lab's to change");
+            Refusal::new(what, format!("kiln reimage {profile} {name} --lab")).into()
+        })
     }
 
     /// Hands a machine, as its driver runs it, to `act`.
-    fn with_parts<T>(&self, machine: Machine<'_>, act: impl FnOnce(Run<'_>) -> T) -> T {
+    ///
+    /// # Errors
+    /// When the machine's host is not among those of the profile, which a checked profile does not allow.
+    fn with_parts<T>(&self, machine: Machine<'_>, act: impl FnOnce(Run<'_>) -> T) -> anyhow::Result<T> {
         let (dir, uuid) = (self.lab.machine_dir(&machine), machine.uuid(&self.pki.charter().cluster));
         let image = self.record.image_of(&machine.node.name);
-        match self.record.driver {
+        Ok(match self.record.driver {
             Driver::Container => {
                 act(Run::Container(Container { machine, uuid: &uuid, dir: &dir, tree: &self.tree(image) }))
             }
             Driver::Vm => act(Run::Vm(Vm { machine, uuid: &uuid, dir: &dir, image: &image.qcow2 })),
-        }
+            Driver::Hosts => {
+                let hypervisor = self.lab.hypervisor(&machine.node.host)?;
+                act(Run::Hosted(Hosted { machine, uuid: &uuid, hypervisor, profile: &self.lab.profile.name }))
+            }
+        })
     }
 }
 
@@ -322,6 +363,7 @@ impl Live<'_> {
 enum Run<'a> {
     Container(Container<'a>),
     Vm(Vm<'a>),
+    Hosted(Hosted<'a>),
 }
 
 /// Copies a secret to a file that only root may read, by one rename.

@@ -19,6 +19,9 @@ pub enum Driver {
     Vm,
     /// systemd-nspawn on the root file system of the baked image: starts in about a second
     Container,
+    /// Empty hypervisors, one for each host of the profile; the machines on them are made by `kiln deploy --lab`
+    #[value(skip)]
+    Hosts,
 }
 
 /// The image a lab runs.
@@ -54,6 +57,9 @@ pub struct Record {
     /// The DNS server was stopped by the operator; `up` does not start it.
     #[serde(default)]
     pub dns_stopped: bool,
+    /// The VXLAN between the hosts was cut by the operator; `up` does not mend it.
+    #[serde(default)]
+    pub network_cut: bool,
 }
 
 impl Record {
@@ -150,6 +156,7 @@ mod tests {
             reimaged: BTreeMap::from([("etcd2".into(), image("l"))]),
             bends: Bends::from([("etcd1".into(), bend)]),
             dns_stopped: true,
+            network_cut: true,
         };
         record.write(dir).unwrap();
         assert_eq!(Record::read(dir).unwrap(), Some(record.clone()));

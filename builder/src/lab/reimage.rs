@@ -12,8 +12,9 @@ impl Live<'_> {
     /// # Errors
     /// When it does not end or its data cannot be removed.
     pub fn wipe(&self, machine: Machine<'_>) -> anyhow::Result<()> {
+        let disk = self.data_disk(&machine)?;
         self.kill(&[machine])?;
-        self.data_disk(&machine).wipe()
+        disk.wipe()
     }
 
     /// Pulls a machine's plug, gives it a fresh root disk of `image`, its seed as it is now, and its data disk back, or a blank one if `wipe_data`;
@@ -22,17 +23,18 @@ impl Live<'_> {
     /// # Errors
     /// When a step fails; doing it again goes on from there.
     pub fn reimage(&mut self, machine: Machine<'_>, image: LabImage, wipe_data: bool) -> anyhow::Result<()> {
+        let disk = self.data_disk(&machine)?;
         self.kill(&[machine])?;
         self.drop_seed(&machine)?;
         self.with_parts(machine, |run| match run {
-            // Its root is made anew at every start.
-            Run::Container(_) => Ok(()),
+            // The one's root is made anew at every start; the other has no disk of the lab's.
+            Run::Container(_) | Run::Hosted(_) => Ok(()),
             Run::Vm(vm) => vm.drop_root(),
-        })?;
+        })??;
         self.record.set_image(&machine.node.name, image);
         self.record.write(&self.lab.dir)?;
         if wipe_data {
-            self.data_disk(&machine).wipe()?;
+            disk.wipe()?;
         }
         self.start(&[machine])
     }
@@ -42,7 +44,8 @@ impl Live<'_> {
     /// # Errors
     /// When it cannot be copied.
     pub fn checkpoint(&self, machine: Machine<'_>) -> anyhow::Result<()> {
-        self.frozen(machine, || self.data_disk(&machine).keep())
+        let disk = self.data_disk(&machine)?;
+        self.frozen(machine, || disk.keep())
     }
 
     /// Pulls a machine's plug, puts the kept copy of its data disk back, and powers it on.
@@ -50,7 +53,7 @@ impl Live<'_> {
     /// # Errors
     /// [`Refusal`](crate::exit::Refusal) when there is none; the machine is left as it is then.
     pub fn rollback(&self, machine: Machine<'_>) -> anyhow::Result<()> {
-        let disk = self.data_disk(&machine);
+        let disk = self.data_disk(&machine)?;
         disk.require_kept(&self.lab.profile.name, &machine.name())?;
         self.kill(&[machine])?;
         disk.put_back()?;
@@ -64,9 +67,10 @@ impl Live<'_> {
     /// When it cannot be made or started.
     pub fn clone_machine(&self, machine: Machine<'_>) -> anyhow::Result<()> {
         let clone = machine.cloned();
+        let [of_node, of_clone] = [self.data_disk(&machine)?, self.data_disk(&clone)?];
         self.kill(&[clone])?;
         self.ensure_files(&clone)?;
-        self.frozen(machine, || self.data_disk(&machine).copy_to(&self.data_disk(&clone)))?;
+        self.frozen(machine, || of_node.copy_to(&of_clone))?;
         self.start(&[clone])
     }
 
@@ -79,7 +83,8 @@ impl Live<'_> {
             self.with_parts(machine, |run| match run {
                 Run::Container(container) => container.freeze(&self.host, frozen),
                 Run::Vm(vm) => vm.freeze(&self.host, frozen),
-            })
+                Run::Hosted(hosted) => hosted.freeze(frozen),
+            })?
         };
         freeze(true)?;
         let done = act();

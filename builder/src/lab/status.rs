@@ -19,6 +19,20 @@ pub struct LabStatus {
     pub built_image: Option<String>,
     /// The nodes, in the order of the profile.
     pub nodes: Vec<NodeRow>,
+    /// The hypervisors, in the order of the profile; empty, and not there in JSON, where the lab plays none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostRow>,
+}
+
+/// One hypervisor that the lab plays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HostRow {
+    /// Its name.
+    pub name: String,
+    /// It is up.
+    pub up: bool,
+    /// The network between it and the other hypervisors is cut.
+    pub cut: bool,
 }
 
 /// One node.
@@ -66,6 +80,7 @@ pub fn summarize(
         lineage: if lineages.len() == 1 { lineages.pop() } else { None },
         built_image: built.map(|key| key.to_string()),
         nodes: rows.collect(),
+        hosts: vec![],
     }
 }
 
@@ -140,12 +155,18 @@ impl LabStatus {
         let lineage = self.lineage.as_deref().unwrap_or("none");
         let activated = if self.activated { "activated" } else { "not activated" };
         let mut text = format!("{activated}, lineage {lineage}\n{table}\n");
+        for host in &self.hosts {
+            let up = if host.up { "up" } else { "down" };
+            let cut = if host.cut { ", cut off from the other hosts" } else { "" };
+            text.push_str(&format!("host {}: {up}{cut}\n", host.name));
+        }
         let drifted: Vec<&str> = self.nodes.iter().filter(|n| n.drift).map(|n| n.name.as_str()).collect();
         if let (Some(built), false) = (&self.built_image, drifted.is_empty()) {
             let (names, built) = (drifted.join(", "), short(built));
-            text.push_str(&format!(
-                "\nThe last build made image {built}; to have it on {names}: `kiln lab reimage PROFILE NODE`\n"
-            ));
+            // What is on hosts is theirs to change who put it there.
+            let command =
+                if self.hosts.is_empty() { "kiln lab reimage PROFILE NODE" } else { "kiln rollout PROFILE --lab" };
+            text.push_str(&format!("\nThe last build made image {built}; to have it on {names}: `{command}`\n"));
         }
         let waiting: Vec<&NodeRow> = self.nodes.iter().filter(|node| !node.waiting_for.is_empty()).collect();
         for node in &waiting {

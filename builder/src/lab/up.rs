@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::dnsmasq::Dnsmasq;
-use super::host::{Host, TREE};
+use super::host::{Host, Setup, TREE, group};
+use super::hosts::BRIDGE;
+use super::hypervisor::Hypervisor;
+use super::libvirt::{self, Sockets};
 use super::machine::Machine;
 use super::record::{Driver, LabImage, Lock, Record};
 use super::status::LabStatus;
-use super::{Lab, Live, dhcp, vm};
+use super::{Lab, Live, dhcp};
 use crate::disk::cloud::CloudDisk;
 use crate::exit::{Refusal, TryAgain};
 
@@ -36,7 +39,7 @@ pub struct Seconds {
 }
 
 impl Lab {
-    /// Makes host, network, DHCP, DNS and the chosen nodes run; what runs already is left alone.
+    /// Makes host, network, DHCP, DNS and the chosen nodes run, or where nodes are on hypervisors, these; what runs already is left alone.
     ///
     /// # Errors
     /// [`Refusal`] when the lab was made with another driver or image; else whatever could not be started.
@@ -57,12 +60,14 @@ impl Lab {
                 reimaged: BTreeMap::new(),
                 bends: BTreeMap::new(),
                 dns_stopped: false,
+                network_cut: false,
             },
             Some(record) if driver.is_some_and(|d| d != record.driver) => {
-                let what = format!("the lab `{name}` runs with the other driver");
+                let what = format!("the lab `{name}` runs with another driver");
                 return Err(Refusal::new(what, format!("take it down first: kiln lab down {name}")).into());
             }
-            Some(record) if record.image.key != image.key => {
+            // What runs on hypervisors is for `kiln deploy` to say; the lab itself takes no more than etcdctl from its image.
+            Some(record) if record.image.key != image.key && record.driver != Driver::Hosts => {
                 let what = format!(
                     "the lab `{name}` runs image {}, and the profile now makes {}",
                     record.image.key, image.key
@@ -75,16 +80,27 @@ impl Lab {
         record.write(&self.dir)?;
         let address = self.host_address()?;
         let subnet = self.profile.network.subnet;
-        let host = Host::ensure(&self.dir, "host1", (address, subnet.prefix()), &[&self.store])?;
+        let host = Host::ensure(&Setup {
+            dir: &self.dir,
+            group: &group(&self.dir),
+            name: "host1",
+            bridge: BRIDGE,
+            address: Some((address, subnet.prefix())),
+            hide_kvm: false,
+            keep: &[&self.dir, &self.store],
+        })?;
         host.mount_tree(TREE, &record.image.raw, CloudDisk::find(record.image.raw.as_std_path())?.root.extent.start)?;
         let leases = self.dir.join("dhcp.leases");
         Dnsmasq::dhcp(&self.dir).ensure(&host, &dhcp::config(&self.profile, address, &leases))?;
         if record.driver == Driver::Vm {
-            vm::ensure_libvirt(&host, &self.dir.join("libvirtd.log"))?;
+            libvirt::ensure(&host, &Sockets::Usual, &self.dir.join("libvirtd.log"))?;
         }
         let live = self.with(host, record)?;
         live.apply_dns()?;
-        live.start(machines)?;
+        match live.record.driver {
+            Driver::Container | Driver::Vm => live.start(machines)?,
+            Driver::Hosts => live.start_hosts(&self.hypervisors().collect::<Vec<Hypervisor<'_>>>())?,
+        }
         Ok(live)
     }
 }
@@ -104,7 +120,7 @@ impl Live<'_> {
         let deadline = Instant::now() + limit;
         let pause = match self.record.driver {
             Driver::Container => LOOK_AT_CONTAINERS,
-            Driver::Vm => LOOK_AT_VMS,
+            Driver::Vm | Driver::Hosts => LOOK_AT_VMS,
         };
         loop {
             let status = self.status()?;

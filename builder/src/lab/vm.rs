@@ -1,29 +1,15 @@
-//! The driver `vm`: a node is a QEMU machine booted from the baked disk, run by a libvirt of the lab's own.
-//!
-//! In the lab's namespaces libvirt's directories are empty and private, so a stock libvirtd runs beside the machine's without meeting it.
-#![expect(clippy::disallowed_methods, reason = "an edge: writes configuration, waits for libvirt")]
+//! The driver `vm`: a node is a QEMU machine booted from the baked disk, run by a [libvirt](super::libvirt) of the lab's own.
+#![expect(clippy::disallowed_methods, reason = "an edge: makes disks, writes the machine's description")]
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use camino::Utf8Path;
 
 use super::host::Host;
+use super::libvirt::{self, Sockets};
 use super::machine::Machine;
 use crate::host::libvirt::domain_xml::{self, Domain};
 use crate::profile::{Accelerator, Cache};
 use crate::tool::{Tool, ToolError};
-
-/// How long libvirtd may take until it answers; it asks every QEMU it finds for its features, about two seconds each.
-const READY_WITHIN: Duration = Duration::from_secs(60);
-/// How often it is asked.
-const ASK_EVERY: Duration = Duration::from_millis(50);
-/// All machines are root's and alone in their namespaces: labels, owners and groups would only be in the way. The console is
-/// written by QEMU itself, so no log daemon has to run.
-const QEMU_CONF: &str = "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\nremember_owner = 0\nsecurity_driver = \"none\"\n\
-                         namespaces = []\ncgroup_controllers = []\nstdio_handler = \"file\"\n";
-/// Nobody but root is in the lab to ask.
-const LIBVIRTD_CONF: &str = "auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nunix_sock_group = \"root\"\n";
 
 /// What a VM is made from.
 #[derive(Clone, Copy, Debug)]
@@ -36,28 +22,6 @@ pub struct Vm<'a> {
     pub dir: &'a Utf8Path,
     /// The image its root lies over; never written.
     pub image: &'a Utf8Path,
-}
-
-/// Makes the lab's libvirt run.
-///
-/// # Errors
-/// When it does not start.
-pub fn ensure_libvirt(host: &Host, log: &Utf8Path) -> anyhow::Result<()> {
-    if host.running("libvirtd", &[])?.is_none() {
-        for (path, text) in [("/etc/libvirt/qemu.conf", QEMU_CONF), ("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF)] {
-            host.tool("tee")?.arg(path).stdin_bytes(text).run().context("configuring the lab's libvirt")?;
-        }
-        // The handle is let go: libvirtd stays when kiln ends.
-        drop(host.daemon("libvirt", "libvirtd")?.log(log).start().context("starting the lab's libvirt")?);
-    }
-    let began = Instant::now();
-    while !virsh(host)?.arg("version").succeeds()? {
-        if began.elapsed() > READY_WITHIN {
-            bail!("the lab's libvirt does not answer\n  hint: its log is `{log}`");
-        }
-        std::thread::sleep(ASK_EVERY);
-    }
-    Ok(())
 }
 
 impl Vm<'_> {
@@ -142,19 +106,6 @@ impl Vm<'_> {
         Ok(host.processes()?.iter().any(|p| p.runs("qemu-system-x86_64") && p.has_args(&["-uuid", self.uuid])))
     }
 
-    /// Sends one command to the guest agent and returns what it answered.
-    ///
-    /// # Errors
-    /// When the VM is off or its agent does not answer.
-    pub fn ask_agent(&self, host: &Host, command: &serde_json::Value) -> anyhow::Result<serde_json::Value> {
-        let text = virsh(host)?
-            .args(["qemu-agent-command", &self.machine.name(), &command.to_string(), "--timeout", "10"])
-            .read()
-            .with_context(|| format!("asking the guest agent of `{}`", self.machine.name()))?;
-        let answer: serde_json::Value = serde_json::from_str(&text).context("reading the guest agent's answer")?;
-        Ok(answer["return"].clone())
-    }
-
     fn domain(&self, accelerator: Accelerator) -> Domain {
         Domain {
             name: self.machine.name(),
@@ -176,6 +127,10 @@ impl Vm<'_> {
     }
 }
 
-fn virsh(host: &Host) -> Result<Tool, ToolError> {
-    Ok(host.tool("virsh")?.args(["--quiet", "--connect", "qemu:///system"]))
+/// `virsh` at the libvirt of the lab host.
+///
+/// # Errors
+/// When it is not installed.
+pub fn virsh(host: &Host) -> Result<Tool, ToolError> {
+    libvirt::virsh(host, &Sockets::Usual)
 }

@@ -11,11 +11,13 @@ use super::lab;
 use crate::cli::Places;
 use crate::cmd::build::SourceArgs;
 use crate::cmd::lock;
+use crate::exit::Refusal;
 use crate::lab::Lab;
 use crate::lab::admission::{Lenience, Ran};
 use crate::lab::record::{Driver, LabImage, Lock, Record};
 use crate::lab::status::LabStatus;
 use crate::lab::up::Seconds;
+use crate::lab::{scale, vxlan};
 use crate::pki::mint::{self, Order, Outcome};
 use crate::store::{RootKind, Store};
 use crate::trust::Depth;
@@ -36,6 +38,8 @@ struct UpReport {
 #[derive(Debug)]
 pub(super) struct Wish {
     pub(super) driver: Option<Driver>,
+    /// So many hypervisors are to be played.
+    pub(super) hosts: Option<usize>,
     pub(super) names: Vec<String>,
     pub(super) timeout: Option<Duration>,
     pub(super) no_wait: bool,
@@ -43,29 +47,42 @@ pub(super) struct Wish {
 }
 
 pub(super) fn run(places: &Places, source: &SourceArgs, wish: &Wish) -> anyhow::Result<()> {
-    let Wish { driver, names, timeout, no_wait, lenience } = wish;
+    let Wish { driver, hosts, names, timeout, no_wait, lenience } = wish;
     let began = Instant::now();
     let lab = lab(places, &source.profile)?;
     let machines = lab.machines(names)?;
+    let driver = match hosts {
+        None => *driver,
+        Some(count) => {
+            require_hosts(&lab, *count)?;
+            Some(Driver::Hosts)
+        }
+    };
     let (image, ran) = prepare(places, source, &lab, *lenience)?;
     let mut seconds = Seconds { built: began.elapsed().as_secs_f64(), ..Seconds::default() };
     let key = image.key.clone();
     let lock = Lock::take(&lab.dir)?;
-    let live = lab.bring_up(&lock, image, *driver, &machines)?;
+    let live = lab.bring_up(&lock, image, driver, &machines)?;
     lab.remember(&ran)?;
     drop(lock);
     seconds.started = began.elapsed().as_secs_f64();
-    log::info!("{:6.1} s  {} nodes are powered on", seconds.started, machines.len());
-    let status = if *no_wait || !names.is_empty() {
+    let on_hosts = live.driver() == Driver::Hosts;
+    if on_hosts && scale::scaled(&lab.profile).is_some() {
+        log::warn!("{}", scale::notice(&lab.profile));
+    }
+    let (count, what) = if on_hosts { (lab.profile.hosts.len(), "hosts") } else { (machines.len(), "nodes") };
+    log::info!("{:6.1} s  {count} {what} are powered on", seconds.started);
+    let status = if *no_wait || on_hosts || !names.is_empty() {
         live.status()?
     } else {
         let limit = timeout.unwrap_or(match live.driver() {
             Driver::Container => Duration::from_secs(120),
-            Driver::Vm => Duration::from_secs(900),
+            Driver::Vm | Driver::Hosts => Duration::from_secs(900),
         });
         live.await_activation(began, limit, &mut seconds)?
     };
-    let text = format!("{}\n{}", status.table(), how_to_go_on(&source.profile, &lab));
+    let go_on = if on_hosts { how_to_deploy(&source.profile, &lab) } else { how_to_go_on(&source.profile, &lab) };
+    let text = format!("{}\n{go_on}", status.table());
     let (profile, driver) = (lab.profile.name.clone(), live.driver());
     places.print(&UpReport { profile, driver, image_key: key, seconds, status }, &text)
 }
@@ -78,6 +95,27 @@ fn how_to_go_on(profile: &str, lab: &Lab) -> String {
          pull a plug:      kiln lab kill {profile} {first}; kiln lab start {profile} {first}\n\
          take it away:     kiln lab down {profile}\n"
     )
+}
+
+fn how_to_deploy(profile: &str, lab: &Lab) -> String {
+    let host = lab.hypervisors().last().map_or("HOST", |h| h.name);
+    format!(
+        "make the nodes:   kiln deploy {profile} --lab\n\
+         lose a host:      kiln lab kill {profile} --host {host}; kiln lab start {profile} --host {host}\n\
+         cut the wire:     kiln lab net {profile} cut; kiln lab net {profile} mend\n\
+         take it away:     kiln lab down {profile}\n"
+    )
+}
+
+/// That the profile has so many hosts. Where its nodes are is the profile's to say, and the lab plays that or nothing.
+fn require_hosts(lab: &Lab, count: usize) -> anyhow::Result<()> {
+    let (name, has) = (&lab.profile.name, lab.profile.hosts.len());
+    if count == has && has <= vxlan::MOST_HOSTS {
+        return Ok(());
+    }
+    let what = format!("profile `{name}` puts its nodes on {has} hosts, not on {count}");
+    let hint = format!("kiln lab up {name} --hosts {has}, or another profile; at most {} hosts", vxlan::MOST_HOSTS);
+    Err(Refusal::new(what, hint).into())
 }
 
 /// Makes what an image needs and is not there: keys, lock, image.
