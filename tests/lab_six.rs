@@ -1,15 +1,10 @@
 //! The tutorial's six nodes, simulated: the profile's two hypervisors are one lab host, its nodes are containers.
 #![expect(clippy::tests_outside_test_module, reason = "an integration test is nothing but tests")]
-#![expect(clippy::disallowed_methods, reason = "reads the profiles")]
 
 use std::collections::BTreeSet;
 
 use kiln_tests::lab::{Lab, Traces};
-use kiln_tests::places::{Scratch, Seeding};
-use kiln_tests::program::workspace;
-
-/// The tutorial's etcd, which only a machine that reaches the upstream release can have.
-const UPSTREAM: &str = r#"source = [{ kind = "release", version = "3.6.14" }]"#;
+use kiln_tests::places::{Scratch, Seeding, tutorial};
 
 #[test]
 #[ignore = "needs root and a built image: tests/run"]
@@ -45,14 +40,4 @@ fn the_tutorials_six_nodes_form_one_cluster() {
 
     lab.ok(&["down"]);
     before.are_all(&lab.dir());
-}
-
-/// The shipped profile, with the lab's choice of etcd, so that it can be had where only a distribution's archive is reached.
-fn tutorial() -> String {
-    let read = |name: &str| fs_err::read_to_string(workspace().join("profiles").join(name)).expect("reading a profile");
-    let (tutorial, lab) = (read("k8s0.toml"), read("lab.toml"));
-    let from = lab.find("source = [").expect("the lab's profile has sources");
-    let until = lab[from..].find("\n\n").expect("the section ends") + from;
-    assert_eq!(tutorial.matches(UPSTREAM).count(), 1, "the tutorial's profile names the upstream release");
-    tutorial.replace(UPSTREAM, &lab[from..until])
 }

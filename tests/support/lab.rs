@@ -186,15 +186,15 @@ impl Lab {
     /// The end of every console: what a person would look at.
     pub fn story(&self) -> String {
         let mut story = String::new();
-        for node in fs_err::read_dir(self.dir().join("nodes")).into_iter().flatten().flatten() {
-            let console = node.path().join("console.log");
+        let list = |dir: PathBuf| fs_err::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let own = list(self.dir().join("nodes")).map(|node| node.join("console.log"));
+        let on_hosts = list(self.dir().join("hosts")).flat_map(|host| list(host.join("pool")));
+        let on_hosts = on_hosts.filter(|file| file.to_string_lossy().ends_with("console.log"));
+        for console in own.chain(on_hosts) {
+            let name = console.display().to_string();
             let text = String::from_utf8_lossy(&fs_err::read(console).unwrap_or_default()).into_owned();
             let lines: Vec<&str> = text.lines().collect();
-            story += &format!(
-                "--- {}\n{}\n",
-                node.file_name().display(),
-                lines[lines.len().saturating_sub(25)..].join("\n")
-            );
+            story += &format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(25)..].join("\n"));
         }
         story
     }

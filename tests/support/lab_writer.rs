@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::lab::Lab;
+use crate::wait::until;
 
 /// Where its keys are.
 const PREFIX: &str = "written/";
@@ -15,6 +17,7 @@ const PREFIX: &str = "written/";
 pub struct Writer {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicUsize>,
+    interruptions: Arc<AtomicUsize>,
     thread: JoinHandle<Written>,
 }
 
@@ -29,9 +32,11 @@ impl Writer {
     pub fn start(lab: &Lab) -> Self {
         let lab = lab.handle();
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (ended, count) = (Arc::clone(&stop), Arc::clone(&acknowledged));
+        let interruptions = Arc::new(AtomicUsize::new(0));
+        let (ended, count, broken) = (Arc::clone(&stop), Arc::clone(&acknowledged), Arc::clone(&interruptions));
         let thread = std::thread::spawn(move || {
             let mut keys = BTreeMap::new();
+            let mut failing = false;
             for n in 0.. {
                 if ended.load(Ordering::SeqCst) {
                     break;
@@ -39,19 +44,38 @@ impl Writer {
                 let (key, value) = (format!("{PREFIX}{n:06}"), format!("value {n}"));
                 let done = lab.run(&["etcdctl", "--command-timeout=2s", "put", &key, &value]);
                 // Not acknowledged is not promised: it may or may not be there.
-                if done.status.success() {
+                if !done.status.success() && !failing {
+                    broken.fetch_add(1, Ordering::SeqCst);
+                }
+                failing = !done.status.success();
+                if !failing {
                     keys.insert(key, value);
                     count.fetch_add(1, Ordering::SeqCst);
                 }
             }
             Written { keys }
         });
-        Self { stop, acknowledged, thread }
+        Self { stop, acknowledged, interruptions, thread }
     }
 
     /// How many writes were acknowledged up to now.
     pub fn acknowledged(&self) -> usize {
         self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// How many times in a row of acknowledged writes came one that was not, up to now; however many failed then, it is one time.
+    pub fn interruptions(&self) -> usize {
+        self.interruptions.load(Ordering::SeqCst)
+    }
+
+    /// Waits until `more` writes are acknowledged that were not when this was called.
+    ///
+    /// # Panics
+    /// When they are not within `patience`.
+    pub fn goes_on(&self, more: usize, patience: Duration, explain: impl Fn() -> String) {
+        let wanted = self.acknowledged() + more;
+        let enough = || (self.acknowledged() >= wanted).then_some(());
+        until(&format!("{more} more writes to be acknowledged"), patience, enough, explain);
     }
 
     /// Ends it; what it was promised.
@@ -65,6 +89,16 @@ impl Writer {
 }
 
 impl Written {
+    /// How many writes were acknowledged.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Nothing was acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// That every acknowledged write is there, read with `more` arguments of etcdctl.
     ///
     /// # Panics

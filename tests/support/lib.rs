@@ -31,6 +31,7 @@ pub mod program;
 pub mod random;
 pub mod revisions;
 mod root_helper;
+pub mod show;
 pub mod slow_wire;
 pub mod volume;
 pub mod wait;

@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use kiln_builder::host::libvirt::Libvirt;
 use kiln_builder::host::{Host as _, Image, Machine, Mark, Root, Seed, Seen, Watch};
-use kiln_builder::lab::host::Host;
-use kiln_builder::lab::vm;
+use kiln_builder::lab::host::{Host, Setup, group};
+use kiln_builder::lab::libvirt::{self, Sockets};
 use kiln_builder::profile::{self, Accelerator, Cache};
 use kiln_firstboot::digest::{Id128, Sha256Digest};
 use zeroize::Zeroizing;
@@ -62,8 +62,17 @@ impl LibvirtHost {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("making a scratch directory");
         let path = utf8(dir.path());
-        let host = Host::ensure(path, "pve1", ([10, 99, 0, 1].into(), 24), &[]).expect("making a host");
-        vm::ensure_libvirt(&host, &path.join("libvirtd.log")).expect("starting libvirtd");
+        let host = Host::ensure(&Setup {
+            dir: path,
+            group: &group(path),
+            name: "pve1",
+            bridge: "br0",
+            address: Some(([10, 99, 0, 1].into(), 24)),
+            hide_kvm: false,
+            keep: &[path],
+        })
+        .expect("making a host");
+        libvirt::ensure(&host, &Sockets::Usual, &path.join("libvirtd.log")).expect("starting libvirtd");
         let uri = format!("qemu+unix:///system?socket={}", host.path("/run/libvirt/libvirt-sock"));
         let made = Self { dir, host, uri };
         made.add_pool("default", &made.pool());
@@ -200,7 +209,7 @@ impl Default for LibvirtHost {
 impl Drop for LibvirtHost {
     fn drop(&mut self) {
         // A second panic while the first unwinds would hide it.
-        let _ = Host::remove(utf8(self.dir.path()));
+        let _ = Host::remove(utf8(self.dir.path()), &group(utf8(self.dir.path())));
     }
 }
 

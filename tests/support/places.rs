@@ -9,6 +9,9 @@ use tempfile::TempDir;
 use crate::node::text;
 use crate::program::{kiln, output, run, workspace};
 
+/// The tutorial's etcd, which only a machine that reaches the upstream release can have.
+const UPSTREAM: &str = r#"source = [{ kind = "release", version = "3.6.14" }]"#;
+
 /// A project and a home.
 #[derive(Clone, Debug)]
 pub struct Places {
@@ -154,4 +157,18 @@ fn take_layers(seeding: Seeding, own: &Places, profile: &str, store: &Path) {
 fn copy(seeding: Seeding, from: &Path, into: &Path) {
     let how = if seeding == Seeding::Link { "--link" } else { "--sparse=auto" };
     run(&["cp", "--archive", how, &text(from), &text(into)]);
+}
+
+/// The shipped profile of the tutorial's six nodes, with the lab's choice of etcd, so that it can be had where only a distribution's archive is
+/// reached.
+///
+/// # Panics
+/// When the profiles are not what they were.
+pub fn tutorial() -> String {
+    let read = |name: &str| fs_err::read_to_string(workspace().join("profiles").join(name)).expect("reading a profile");
+    let (tutorial, lab) = (read("k8s0.toml"), read("lab.toml"));
+    let from = lab.find("source = [").expect("the lab's profile has sources");
+    let until = lab[from..].find("\n\n").expect("the section ends") + from;
+    assert_eq!(tutorial.matches(UPSTREAM).count(), 1, "the tutorial's profile names the upstream release");
+    tutorial.replace(UPSTREAM, &lab[from..until])
 }

@@ -1,0 +1,204 @@
+//! The operator's commands at work on a lab that plays the profile's hosts, from deploying to the loss of a host, with a client that writes all
+//! the while. Told act by act, with how long each took.
+#![expect(clippy::disallowed_methods, reason = "an edge: times the acts, changes the profile")]
+#![expect(clippy::print_stdout, reason = "whoever watches a show sees how far it is")]
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use camino::Utf8Path;
+use kiln_builder::profile::Profile;
+use kiln_builder::profile_file;
+use serde_json::Value;
+
+use crate::lab::{Lab, Traces, VM_PATIENCE};
+use crate::lab_writer::Writer;
+use crate::places::Places;
+
+/// A node under emulation on a busy machine takes minutes to be back.
+const ROLLOUT: [&str; 4] = ["--back-within", "900", "--patience", "1800"];
+/// Writes that say that a cluster serves.
+const ENOUGH: usize = 5;
+
+/// A show of one profile.
+#[derive(Debug)]
+pub struct Show {
+    places: Places,
+    profile: String,
+    lab: Lab,
+    before: Traces,
+    acts: Vec<Act>,
+    /// From the moment that the cluster serves.
+    running: Option<(Writer, Value)>,
+}
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub struct Act {
+    /// What.
+    pub what: String,
+    /// How long it took.
+    pub took: Duration,
+    /// How often the writer was interrupted meanwhile.
+    pub interruptions: usize,
+}
+
+impl Show {
+    /// Of a profile in `places` that puts its nodes on two hosts, which come up empty.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn begin(places: Places, profile: &str) -> Self {
+        let lab = Lab::of(places.clone(), profile);
+        let before = Traces::now(&lab.dir());
+        let mut show = Self { places, profile: profile.to_owned(), lab, before, acts: vec![], running: None };
+        show.act("bring two empty hosts up", |show| {
+            show.lab.ok(&["up", "--hosts", "2"]);
+        });
+        show
+    }
+
+    /// The lab.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Puts the nodes on the hosts by the operator's command, and starts to write.
+    ///
+    /// # Panics
+    /// When they form no cluster.
+    pub fn deploy(&mut self) {
+        let formed = self.act("deploy", |show| {
+            show.kiln(&["deploy"]);
+            show.lab.wait_serving(VM_PATIENCE)
+        });
+        let writer = Writer::start(&self.lab);
+        writer.goes_on(ENOUGH, VM_PATIENCE, || self.lab.story());
+        self.running = Some((writer, formed));
+    }
+
+    /// Powers the second node off and images it again, with a blank data volume.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    pub fn reimage(&mut self) {
+        let victim = self.profile_now().nodes.swap_remove(1).name;
+        self.act(&format!("power {victim} off and reimage it wiped"), |show| {
+            show.lab.ok(&["kill", &victim]);
+            show.kiln(&["reimage", &victim, "--wipe-data", &victim]);
+            show.lab.wait_serving(VM_PATIENCE)
+        });
+    }
+
+    /// Rolls another image through all nodes, and the first one again.
+    ///
+    /// # Panics
+    /// When a node does not come back.
+    pub fn roll_there_and_back(&mut self) {
+        for (what, to) in
+            [("roll a new generation through all nodes", None), ("roll back through all nodes", Some("1"))]
+        {
+            self.act(what, |show| {
+                if to.is_none() {
+                    show.change_image();
+                }
+                let to = to.map_or(vec![], |generation| vec!["--to", generation]);
+                show.kiln(&[&["rollout"], &to[..], &ROLLOUT].concat());
+                show.lab.wait_serving(VM_PATIENCE)
+            });
+        }
+    }
+
+    /// Cuts the network between the hosts, and mends it. The cluster serves meanwhile where it can.
+    ///
+    /// # Panics
+    /// When a node does not come back.
+    pub fn cut(&mut self) {
+        let lost = self.last_host();
+        self.act("cut the VXLAN and mend it", |show| {
+            show.lab.ok(&["net", "cut"]);
+            show.serves_if_it_can(&lost);
+            show.lab.ok(&["net", "mend"]);
+            show.lab.wait_serving(VM_PATIENCE)
+        });
+    }
+
+    /// Loses the last host, and brings it back. The cluster serves meanwhile where it can.
+    ///
+    /// # Panics
+    /// When a node does not come back.
+    pub fn lose_a_host(&mut self) {
+        let lost = self.last_host();
+        self.act(&format!("lose {lost} and bring it back"), |show| {
+            show.lab.ok(&["kill", "--host", &lost]);
+            show.serves_if_it_can(&lost);
+            show.lab.ok(&["start", "--host", &lost]);
+            show.lab.wait_serving(VM_PATIENCE)
+        });
+    }
+
+    /// Takes everything away; what was done.
+    ///
+    /// # Panics
+    /// When an acknowledged write is lost, the cluster is not the one it was or not one, or something is left on the machine.
+    pub fn end(mut self) -> Vec<Act> {
+        let (writer, formed) = self.running.take().expect("a show has a cluster");
+        writer.goes_on(ENOUGH, VM_PATIENCE, || self.lab.story());
+        assert_eq!(self.lab.json(&["status"])["lineage"], formed["lineage"], "one formation from first to last");
+        let of_etcd = self.lab.ok(&["etcdctl", "endpoint", "status", "--write-out", "json"]);
+        let of_etcd: Value = serde_json::from_str(&of_etcd).expect("etcdctl prints JSON");
+        let header = |e: &Value| e["Status"]["header"]["cluster_id"].to_string();
+        let ids: BTreeSet<String> = of_etcd.as_array().expect("one for each node").iter().map(header).collect();
+        assert_eq!(ids.len(), 1, "one cluster: {ids:?}");
+        let written = writer.stop();
+        written.all_are_there(&self.lab, &[]);
+        self.act(&format!("take it away; all {} acknowledged writes were there", written.len()), |show| {
+            show.lab.ok(&["down"]);
+            show.before.are_all(&show.lab.dir());
+        });
+        self.acts
+    }
+
+    fn act<T>(&mut self, what: &str, act: impl FnOnce(&Self) -> T) -> T {
+        let count = |show: &Self| show.running.as_ref().map_or(0, |(writer, _)| writer.interruptions());
+        let (began, before) = (Instant::now(), count(self));
+        let done = act(self);
+        let act = Act { what: what.to_owned(), took: began.elapsed(), interruptions: count(self) - before };
+        println!("{:7.1} s  {} interruptions  {}", act.took.as_secs_f64(), act.interruptions, act.what);
+        self.acts.push(act);
+        done
+    }
+
+    /// That the cluster serves without a host, if what is left is a majority.
+    fn serves_if_it_can(&self, lost: &str) {
+        let (writer, _) = self.running.as_ref().expect("a show has a cluster");
+        let nodes = self.profile_now().nodes;
+        let left = nodes.iter().filter(|node| node.host != lost).count();
+        if 2 * left > nodes.len() {
+            writer.goes_on(ENOUGH, VM_PATIENCE, || self.lab.story());
+        }
+    }
+
+    /// `kiln VERB PROFILE ARGS... --lab`, which must succeed.
+    fn kiln(&self, args: &[&str]) -> String {
+        self.places.ok(&[&[args[0], &self.profile], &args[1..], &["--lab"]].concat())
+    }
+
+    /// The next build is another generation: an image with one more line in one file.
+    fn change_image(&self) {
+        let file = self.places.project.join("profiles").join(format!("{}.toml", self.profile));
+        let text = fs_err::read_to_string(&file).expect("reading the profile");
+        let changed = text.replacen("[network]\n", "[network]\nntp_servers = [\"ntp.kiln.test\"]\n", 1);
+        assert_ne!(changed, text, "the profile has a network");
+        fs_err::write(&file, changed).expect("writing the profile");
+    }
+
+    fn last_host(&self) -> String {
+        self.profile_now().hosts.pop().expect("a profile has hosts").name
+    }
+
+    fn profile_now(&self) -> Profile {
+        let project = Utf8Path::from_path(&self.places.project).expect("a path in UTF-8");
+        profile_file::read(project, &self.profile).expect("reading the profile")
+    }
+}
