@@ -10,7 +10,7 @@ KILN := target/release/kiln
 # The lab makes namespaces, mounts and machines of its own: it needs root, nothing else does.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH,KILN_HOME,SOAK_MINUTES,SOAK_SEED,SOAK_STEPS,RUST_TEST_NOCAPTURE)
 
-.PHONY: deps build faults demo demo-down test check bench model mutants soak clean
+.PHONY: deps build faults demo demo-down test check bench show-hosts model mutants soak clean
 
 deps:
 	@.ci/install-deps
@@ -43,6 +43,10 @@ check: deps
 
 bench: build faults
 	$(SUDO) tests/run bench
+
+# The six nodes of profiles/k8s0.toml on two hosts that the lab plays, from deploying to the loss of a host. An hour where VMs are emulated.
+show-hosts: build
+	$(SUDO) tests/run show-hosts
 
 # Faults at random for so long (or for STEPS=n), the same ones for the same SEED; told step by step in target/soak/SEED.log.
 MINUTES ?= 10
