@@ -2,6 +2,13 @@
 //!
 //! Every request of every test passes the checks of [`calls`]: path, verb and parameters as the schema has them, the privileges of the token, the
 //! parser of uploads, locks and digests. What that server does otherwise is written from the source of Proxmox VE and is ours.
+#![expect(
+    clippy::tests_outside_test_module,
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::disallowed_methods,
+    reason = "an integration test and the server it is held to: to panic is how they fail"
+)]
 
 mod bad_worlds;
 mod calls;

@@ -268,9 +268,7 @@ impl World {
                     .filter(|(n, _)| crate::disks::is_volume(n))
                     .map(|(_, v)| crate::disks::volume_of(v))
                     .collect();
-                self.volumes.retain(|id, volume| {
-                    !(owned.contains(id) && volume.owner == vmid || unreferenced && volume.owner == vmid)
-                });
+                self.volumes.retain(|id, volume| volume.owner != vmid || !(owned.contains(id) || unreferenced));
                 Ok(())
             }
             Work::Upload { storage, name, bytes, checksum } => {
