@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 use kiln_firstboot::digest::Sha256Digest;
 
-use crate::disk::{self, BootSpec, DiskSpec, ToolTree};
+use crate::disk::{self, BootSpec, DiskSpec, ListChanged, ToolTree};
 use crate::exit::Refusal;
 use crate::fetch::{self, FetchError};
 use crate::layer::soundness::Soundness;
@@ -192,6 +192,10 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound:
         layers.extend(plan.recipe.layers().into_iter().map(there));
         return Ok(entry);
     }
+    let listed = list_of_base(store, plan)?;
+    if listed.is_some() {
+        sound.spare([keys.base, keys.boot_packages]);
+    }
     let tools = ensure_tools(store, plan, layers, sound)?;
     let etcd = ensure_etcd(store, plan, layers, sound)?;
     let base = ensure_rootfs(store, plan, &tools, layers, sound)?;
@@ -217,6 +221,7 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound:
             boot_key: keys.boot,
             epoch: plan.epoch()?,
             base_tar: &base_tar,
+            listed,
             boot_dir: boot.as_ref().map_or(Path::new(""), |boot| &boot.dir),
             cloud: disk.as_deref(),
             entries: &entries,
@@ -227,11 +232,24 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound:
         let programs = etcd::PROGRAMS.map(|program| digest_in(&etcd, program).map(|digest| (program, digest)));
         let programs = programs.into_iter().collect::<Result<Vec<_>>>()?;
         let sbom = sbom::render(&plan.recipe, &Crates::of_agent()?, &programs, &installed)?;
-        let made = image::make(&spec, &plan.recipe.render()?, &sbom, dir)?;
+        let made = image::make(&spec, &plan.recipe.render()?, &sbom, dir).inspect_err(|error| {
+            if error.is::<ListChanged>() {
+                sound.read(&keys.base, &base);
+            }
+        })?;
         sound.settle()?;
         Ok(made)
     };
     layer::ensure_sealed(store, "image", &keys.image, layers, make, &seal(plan))
+}
+
+/// What the base lists, where that is all an image reads of it: the boot layer, which has its files, is there, and nothing was customized.
+fn list_of_base(store: &Store, plan: &Plan) -> Result<Option<Sha256Digest>> {
+    let boot = store.entry(&plan.keys.boot)?;
+    match store.entry(&plan.keys.hygiene)? {
+        Some(looked) if boot.is_some() && plan.keys.customized.is_none() => hygiene::listed(&looked.dir),
+        _ => Ok(None),
+    }
 }
 
 fn ensure_boot(

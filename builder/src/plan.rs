@@ -282,6 +282,7 @@ impl Plan {
             boot_key: keys.boot,
             epoch: self.epoch()?,
             base_tar: &rootfs_tar,
+            listed: None,
             boot_dir: &store.entry_dir(&keys.boot),
             cloud: cloud_disk.as_deref(),
             entries: &[],

@@ -82,6 +82,7 @@ fn make(dir: &Path) -> PathBuf {
         boot_key: boot.key,
         epoch: EPOCH,
         base_tar: &base,
+        listed: None,
         boot_dir: &boot_dir,
         cloud: None,
         entries: &entries,

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use kiln_firstboot::digest::Sha256Digest;
 
 const BLOCK: u64 = 512;
 
@@ -24,6 +25,28 @@ pub(super) struct Member {
     pub bytes: Range<u64>,
     /// Its data.
     pub data: Range<u64>,
+}
+
+/// What a tar says it holds, as one digest: two tars with the same have the same members in the same places. Their data do not count.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn digest_of_list(path: &Path) -> anyhow::Result<Sha256Digest> {
+    Ok(list_digest(&open(path)?.1))
+}
+
+/// The digest of a list of members.
+pub(super) fn list_digest(members: &[Member]) -> Sha256Digest {
+    let mut list = Vec::new();
+    for Member { path, kind, link, bytes, data } in members {
+        for text in [path, link] {
+            list.extend_from_slice(&(text.len() as u64).to_be_bytes());
+            list.extend_from_slice(text.as_bytes());
+        }
+        list.push(*kind);
+        [bytes.start, bytes.end, data.start, data.end].iter().for_each(|at| list.extend_from_slice(&at.to_be_bytes()));
+    }
+    Sha256Digest::of(&list)
 }
 
 /// Opens a tar and lists its members.

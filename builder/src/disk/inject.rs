@@ -8,11 +8,12 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use kiln_firstboot::digest::Sha256Digest;
 
 use super::compose::{Selection, select};
 use super::entry::{Content, TreeEntry};
 use super::tool_tree::ToolTree;
-use super::{archive, gpt::Extent};
+use super::{ListChanged, archive, gpt::Extent};
 use crate::tool::Tool;
 
 /// A root file system on a disk, to be completed.
@@ -48,9 +49,20 @@ impl Inject<'_> {
     /// Lays out what puts `entries` over what was made of `base_tar`. The disk is not touched.
     ///
     /// # Errors
-    /// [`super::compose::ComposeError`]; names debugfs cannot take.
-    pub(super) fn lay_out(&self, base_tar: &Path, entries: &[TreeEntry]) -> anyhow::Result<()> {
-        let (_, members) = archive::open(base_tar)?;
+    /// [`ListChanged`] when the base does not list what it should; [`super::compose::ComposeError`]; names debugfs cannot take.
+    pub(super) fn lay_out(
+        &self,
+        base_tar: &Path,
+        listed: Option<Sha256Digest>,
+        entries: &[TreeEntry],
+    ) -> anyhow::Result<()> {
+        let (_, members) = archive::open(base_tar).map_err(|error| match listed {
+            Some(_) => error.context(ListChanged),
+            None => error,
+        })?;
+        if listed.is_some_and(|listed| listed != archive::list_digest(&members)) {
+            return Err(ListChanged.into());
+        }
         let selection = select(&members, entries)?;
         let scratch = self.scratch();
         fs_err::create_dir(&scratch)?;
@@ -169,6 +181,28 @@ mod tests {
              mkdir \"opt\"\nsif \"opt\" \"mode\" \"040755\"\nmkdir \"opt/bin\"\nsif \"opt/bin\" \"mode\" \"040755\"\n\
              write \"/host/etcd\" \"opt/bin/etcd\"\nsif \"opt/bin/etcd\" \"mode\" \"0100755\"\n"
         );
+    }
+
+    #[test]
+    fn a_base_that_lists_something_else_is_not_built_upon() {
+        let dir = tempfile::tempdir().unwrap();
+        let tar = |name: &str, inside: &str| {
+            let path = dir.path().join(name);
+            let mut builder = tar::Builder::new(std::fs::File::create(&path).unwrap());
+            builder.append_data(&mut tar::Header::new_gnu(), inside, std::io::empty()).unwrap();
+            builder.finish().unwrap();
+            path
+        };
+        let (base, other) = (tar("base.tar", "etc/a"), tar("other.tar", "etc/b"));
+        std::fs::write(dir.path().join("cut.tar"), [b'x'; 512]).unwrap();
+        let listed = archive::digest_of_list(&base).unwrap();
+        let lay_out = |base: &Path, name: &str| {
+            let at = Extent { start: 0, length: 0 };
+            Inject { raw: &dir.path().join(name), at, epoch: 0 }.lay_out(base, Some(listed), &[])
+        };
+        lay_out(&base, "a").unwrap();
+        assert!(lay_out(&other, "b").unwrap_err().is::<ListChanged>());
+        assert!(lay_out(&dir.path().join("cut.tar"), "c").unwrap_err().is::<ListChanged>());
     }
 
     #[test]

@@ -87,8 +87,10 @@ pub struct DiskSpec<'a> {
     pub boot_key: Sha256Digest,
     /// The time of everything, Unix seconds.
     pub epoch: u64,
-    /// The base that the boot layer was made of.
+    /// The base that the boot layer was made of. Only what it lists is read: the files are in the boot layer.
     pub base_tar: &'a Path,
+    /// What it must list ([`list_of`]), where its bytes were not checked.
+    pub listed: Option<Sha256Digest>,
     /// The boot layer, as [`build_boot`] left it. Not read with a cloud image.
     pub boot_dir: &'a Path,
     /// The customized disk of a cloud image, which is then taken as it is.
@@ -266,7 +268,7 @@ pub fn assemble(spec: &DiskSpec<'_>) -> anyhow::Result<()> {
     let inject = spec.inject(layout.root);
     // debugfs writes into the root alone, so what lies before it is copied meanwhile; and what is asked of it is laid out while the root is copied.
     std::thread::scope(|scope| {
-        let asking = scope.spawn(|| inject.lay_out(spec.base_tar, spec.entries));
+        let asking = scope.spawn(|| inject.lay_out(spec.base_tar, spec.listed, spec.entries));
         copy_sparse(root.file_mut(), raw.file_mut(), layout.root.start).context("copying the root into the disk")?;
         asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let injecting = scope.spawn(|| inject.run(spec.tools, spec.log));
@@ -283,9 +285,22 @@ fn complete(spec: &DiskSpec<'_>, disk: &Path) -> anyhow::Result<()> {
     let mut raw = fs_err::OpenOptions::new().write(true).create_new(true).open(spec.raw)?;
     raw.set_len(from.metadata()?.len())?;
     let inject = spec.inject(root);
-    inject.lay_out(spec.base_tar, spec.entries)?;
+    inject.lay_out(spec.base_tar, spec.listed, spec.entries)?;
     copy_sparse(from.file_mut(), raw.file_mut(), 0).context("copying the cloud image's disk")?;
     inject.run(spec.tools, spec.log)
+}
+
+/// The base no longer lists what it did: its bytes are damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the base lists other files than it did when it was made")]
+pub struct ListChanged;
+
+/// A digest of what a base's tar lists, its files' contents aside.
+///
+/// # Errors
+/// When it is no tar, or cannot be read.
+pub fn list_of(base_tar: &Path) -> anyhow::Result<Sha256Digest> {
+    archive::digest_of_list(base_tar)
 }
 
 /// Copies what is not a hole to `at` in another file, whose bytes there are zero.

@@ -6,13 +6,16 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use kiln_firstboot::digest::Sha256Digest;
 
-use crate::disk::{Content, TreeEntry};
+use crate::disk::{self, Content, TreeEntry};
 use crate::exit::Refusal;
 use crate::hygiene::{self, Allowance, Finding, Looked};
 
 /// The findings in the entry.
 pub const FINDINGS: &str = "findings.json";
+/// What the base lists, as one digest ([`disk::list_of`]): an image reads no more of its base than that.
+pub const LISTED: &str = "listed";
 
 /// Looks at every file of a base and writes down what breaks a rule: that is not an error yet, for the image may replace the file.
 ///
@@ -21,7 +24,20 @@ pub const FINDINGS: &str = "findings.json";
 pub fn make(base_tar: &Path, dir: &Path) -> Result<Vec<String>> {
     let findings = look_into(base_tar).with_context(|| format!("looking into `{}`", base_tar.display()))?;
     fs_err::write(dir.join(FINDINGS), serde_json::to_string_pretty(&findings)? + "\n")?;
+    fs_err::write(dir.join(LISTED), disk::list_of(base_tar)?.to_string())?;
     Ok(Vec::new())
+}
+
+/// What the base lists, by the entry in `dir`; nothing in one of an older kiln.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn listed(dir: &Path) -> Result<Option<Sha256Digest>> {
+    match fs_err::read_to_string(dir.join(LISTED)) {
+        Ok(text) => Ok(Some(text.parse().with_context(|| format!("reading `{}`", dir.join(LISTED).display()))?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn look_into(base_tar: &Path) -> Result<Vec<Finding>> {
