@@ -1,12 +1,24 @@
 //! The operator's side of kiln: lock inputs, build images, mint identities, run clusters.
 //!
-//! `cli` and `cmd` are the command line. Pure: `problem`, `toml_reader`, `subnet`, `mac`, `profile`, `image_definition`, `etcd_release`, `release_list`,
-//! `hazard`, `lock`, `lock_diff`, `debian_version`, `key`, `recipe`, `recipe_diff`, `cluster_files`, `dns_records`, `dns_format`, `dns_key`, `dns_update`, `base64`, `host_network`, `hygiene`, `customize`, `placement`, `machine_plan`. `authority` makes certificates and `seed_archive` seeds, both without a clock or a file.
-//! Edges: `tool` starts programs, `interrupt` hears Ctrl-C, `profile_file` and `image_file` read definitions, `archive`, `resolve` and `package_move` ask
-//! package archives, `store` keeps, `generations` numbers what a cluster ran, `fetch` brings and `digesting` hashes inputs, `plan` looks at what is there, `build` and `layer` make
-//! what is not, `disk` makes disks, `disk_diff` and `verify` compare them, `host` asks hypervisors (`host::libvirt` by virsh, `host::proxmox` by its API), `fleet` acts on a cluster's machines on all of them, `reach` says where they and the nodes are found, `agents` asks the nodes where they stand, `dns_check` and `dns_apply` ask and tell DNS servers, by `dns_exchange`, `trust` says whose they are, `closure` moves them between stores, `lab` runs a cluster on this machine, `pki` keeps keys, `durable` writes files whole or not at all, `clock` reads the time, `logger` writes
-//! the log. `exit` turns errors into exit codes.
-//! `cluster_client` asks a cluster's etcd, `rollout` takes a generation through its nodes.
+//! `cli` and `cmd` are the command line, `exit` turns errors into exit codes.
+//!
+//! Pure:
+//! - what operators write: `profile`, `image_definition`, `customize`, by `toml_reader`; `problem`, `subnet`, `mac`
+//! - what a build is: `lock`, `recipe`, `key`, `cluster_files`, `hygiene`; `lock_diff`, `recipe_diff`, `debian_version`
+//! - which etcd: `etcd_release`, `release_list`, `hazard`
+//! - DNS: `dns_records`, `dns_format`, `dns_key`, `dns_update`, `base64`; `host_network` is what hosts are wired with
+//! - machines: `placement`, `machine_plan`
+//! - `authority` makes certificates and `seed_archive` seeds, both without a clock or a file
+//!
+//! Edges:
+//! - `tool` starts programs, `interrupt` hears Ctrl-C, `clock` reads the time, `logger` writes the log
+//! - `profile_file` and `image_file` read definitions; `archive`, `resolve` and `package_move` ask package archives
+//! - `store` keeps, `fetch` brings and `digesting` hashes inputs; `plan` looks at what is there, `build` and `layer` make what is not, `disk` makes
+//!   disks, `disk_diff` and `verify` compare them, `trust` says whose they are, `closure` moves them between stores
+//! - `host` asks hypervisors (`host::libvirt` by virsh, `host::proxmox` by its API), `fleet` acts on a cluster's machines on all of them, `generations`
+//!   numbers what a cluster ran, `reach` says where hosts and nodes are found
+//! - `agents` asks nodes where they stand, `cluster_client` asks a cluster's etcd, `rollout` takes a generation through its nodes
+//! - `dns_check` and `dns_apply` ask and tell DNS servers, by `dns_exchange`; `pki` keeps keys; `lab` runs a cluster on this machine
 
 pub mod agents;
 pub mod archive;
