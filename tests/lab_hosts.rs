@@ -97,7 +97,7 @@ fn a_lab_plays_the_hosts_of_its_profile_and_no_others() {
 
 #[test]
 #[ignore = "needs root, QEMU and libvirt"]
-fn nodes_on_two_hosts_are_one_cluster_that_bears_a_cut_and_the_loss_of_a_host() {
+fn nodes_on_two_hosts_are_deployed_and_form_one_cluster_and_one_may_lose_its_power() {
     let scratch = scratch();
     let mut show = Show::begin(scratch.places.clone(), PROFILE);
     show.deploy();
@@ -111,9 +111,7 @@ fn nodes_on_two_hosts_are_one_cluster_that_bears_a_cut_and_the_loss_of_a_host() 
     lab.wait_status("a node to be off", HOST_PATIENCE, |status| status["nodes"][2]["phase"] == "off");
     lab.ok(&["start", "etcd3"]);
     lab.wait_serving(VM_PATIENCE);
-    show.reimage();
-    show.cut();
-    show.lose_a_host();
+    // Imaging again, rollouts, the cut and the loss of a host take a boot under emulation each: `make show-hosts` has them all.
     show.end();
 }
 

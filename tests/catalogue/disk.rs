@@ -251,9 +251,11 @@ fn c17_a_disk_that_went_back_in_time_is_halted() {
     );
     until("etcd to be ended", PATIENCE, || (!cluster.nodes[2].etcd_runs()).then_some(()), || cluster.story());
 
-    cluster.nodes[2].power_off();
+    // The older copy ran for a moment before it was told, and acknowledged entries that the newest volume lacks. A leader that remembers makes
+    // its etcd panic ("tocommit is out of range"); after all have been off, none does.
+    cluster.power_off();
     cluster.nodes[2].put_disk_back("today.img");
-    cluster.nodes[2].power_on();
+    cluster.power_on();
     cluster.wait_serving(&[0, 1, 2]);
     assert_eq!(members(&cluster), before);
     assert_eq!(cluster.get("after").as_deref(), Some("the snapshot"));

@@ -101,7 +101,7 @@ fn e08_e11_e12_e14_a_voter_is_replaced_only_when_it_is_gone_and_everybody_else_i
     cluster.nodes[1].power_off();
     lose_data(&mut cluster, 2);
     cluster.nodes[2].power_on();
-    cluster.wait_said(2, "has no quorum");
+    cluster.wait_said(2, "but does not serve it yet");
     holds(
         "nobody is removed without a quorum, and the blank node waits",
         A_WHILE,
