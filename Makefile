@@ -45,8 +45,9 @@ bench: build faults
 	$(SUDO) tests/run bench
 
 # The six nodes of profiles/k8s0.toml on two hosts that the lab plays, from deploying to the loss of a host. An hour where VMs are emulated.
+PROFILE ?= k8s0
 show-hosts: build
-	$(SUDO) tests/run show-hosts
+	$(SUDO) tests/run show-hosts $(PROFILE)
 
 # Faults at random for so long (or for STEPS=n), the same ones for the same SEED; told step by step in target/soak/SEED.log.
 MINUTES ?= 10

@@ -1,13 +1,13 @@
-//! The lab that plays the profile's hosts: their network, their libvirts, their loss; and the operator's commands at work on them.
+//! The lab that plays the profile's hosts: their network, their libvirts, their loss. The operator's commands are
+//! shown at work on them by `make show-hosts`.
 #![expect(clippy::tests_outside_test_module, reason = "an integration test is nothing but tests")]
 #![expect(clippy::disallowed_methods, reason = "reads a profile")]
 
 use std::time::Duration;
 
-use kiln_tests::lab::{Lab, Traces, VM_PATIENCE};
+use kiln_tests::lab::{Lab, Traces};
 use kiln_tests::places::{Scratch, Seeding};
 use kiln_tests::program::workspace;
-use kiln_tests::show::Show;
 use kiln_tests::wait::until;
 
 /// Two nodes on one host, one on the other.
@@ -93,26 +93,6 @@ fn a_lab_plays_the_hosts_of_its_profile_and_no_others() {
     let stderr = String::from_utf8_lossy(&refused.stderr);
     assert!(refused.status.code() == Some(78) && stderr.contains("on 2 hosts, not on 3"), "{stderr}");
     assert!(!lab.dir().exists(), "and nothing was begun");
-}
-
-#[test]
-#[ignore = "needs root, QEMU and libvirt"]
-fn nodes_on_two_hosts_are_deployed_and_form_one_cluster_and_one_may_lose_its_power() {
-    let scratch = scratch();
-    let mut show = Show::begin(scratch.places.clone(), PROFILE);
-    show.deploy();
-    let lab = show.lab();
-    assert_eq!(lab.ok(&["exec", "etcd3", "--", "systemctl", "is-active", "etcd"]), "active\n");
-    assert!(lab.ok(&["console", "etcd3"]).contains("kiln-disk.service"), "what its host keeps of its console");
-    let refused = lab.run(&["wipe", "etcd3"]);
-    let stderr = String::from_utf8_lossy(&refused.stderr);
-    assert!(refused.status.code() == Some(78) && stderr.contains("kiln reimage pair etcd3 --lab"), "{stderr}");
-    lab.ok(&["kill", "etcd3"]);
-    lab.wait_status("a node to be off", HOST_PATIENCE, |status| status["nodes"][2]["phase"] == "off");
-    lab.ok(&["start", "etcd3"]);
-    lab.wait_serving(VM_PATIENCE);
-    // Imaging again, rollouts, the cut and the loss of a host take a boot under emulation each: `make show-hosts` has them all.
-    show.end();
 }
 
 fn scratch() -> Scratch {

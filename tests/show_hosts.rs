@@ -1,5 +1,5 @@
-//! `make show-hosts`: the tutorial's six nodes on two hosts, deployed, reimaged, rolled out and back, cut and lost, with a client that writes. Prints
-//! how long each act took; ends at the first thing that is not as promised.
+//! `make show-hosts`: the tutorial's six nodes on two hosts, or with PROFILE=pair three of them, deployed, reimaged, rolled out and back, cut
+//! and lost, with a client that writes. Prints how long each act took; ends at the first thing that is not as promised.
 #![expect(clippy::print_stdout, reason = "its output is the result")]
 
 use kiln_tests::places::{Scratch, Seeding, tutorial};
@@ -7,8 +7,13 @@ use kiln_tests::show::Show;
 
 fn main() {
     let scratch = Scratch::new(Seeding::Link);
-    scratch.add_profile("k8s0", &tutorial());
-    let mut show = Show::begin(scratch.places.clone(), "k8s0");
+    let (name, profile) = match std::env::args().nth(1).as_deref() {
+        None | Some("k8s0") => ("k8s0", tutorial()),
+        Some("pair") => ("pair", include_str!("profiles/pair.toml").to_owned()),
+        Some(other) => panic!("there is a show of `k8s0` and of `pair`, none of `{other}`"),
+    };
+    scratch.add_profile(name, &profile);
+    let mut show = Show::begin(scratch.places.clone(), name);
     show.deploy();
     show.reimage();
     show.roll_there_and_back();
