@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::Endpoint;
 
-use crate::pki::{OPERATOR, Pki};
+use crate::pki::{ClientFiles, OPERATOR, Pki};
 use crate::profile::Node;
 use crate::reach::Reach;
 
@@ -85,7 +85,7 @@ impl ClusterClient {
     /// # Errors
     /// When the operator's certificate cannot be read.
     pub fn new(reach: &Reach, pki: &Pki, nodes: &[Node]) -> Result<Self> {
-        let tls = connector(pki).context("reading the operator's certificate")?;
+        let tls = connector(&pki.client(OPERATOR)).context("reading the operator's certificate")?;
         Ok(Self { reach: reach.clone(), tls, nodes: Arc::new(nodes.to_vec()), lately: Arc::default() })
     }
 
@@ -328,8 +328,11 @@ fn versioned(kv: &etcd_client::KeyValue) -> Versioned {
     Versioned { value: kv.value().to_vec(), create_revision: kv.create_revision(), mod_revision: kv.mod_revision() }
 }
 
-fn connector(pki: &Pki) -> Result<TlsConnector> {
-    let files = pki.client(OPERATOR);
+/// TLS to a cluster's etcd under a client's certificate: 1.3, HTTP/2, nothing resumed, no root but the peers'.
+///
+/// # Errors
+/// When a file cannot be read or is none of the kind.
+pub fn connector(files: &ClientFiles) -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_slice_iter(&fs_err::read(&files.server_root)?) {
         roots.add(root.context("reading the peers' root")?)?;

@@ -1,20 +1,19 @@
 //! An operator's client of etcd: through the client port, with mutual TLS, from the switch.
-#![expect(clippy::disallowed_methods, reason = "tests read certificates and open sockets")]
+#![expect(clippy::disallowed_methods, reason = "tests open sockets")]
 
 use std::future::Future;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use camino::Utf8PathBuf;
 use etcd_client::Client;
 use hyper_util::rt::TokioIo;
+use kiln_builder::cluster_client;
+use kiln_builder::pki::ClientFiles;
 use nix::sched::{CloneFlags, setns};
-use rustls::client::Resumption;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::Endpoint;
@@ -42,21 +41,13 @@ impl Operator {
     /// # Errors
     /// When something is not there or is no certificate.
     pub fn read(pki: &Path) -> Result<Self> {
-        let text = |name: &str| fs_err::read(pki.join(name));
-        let mut roots = RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(&text("peer-root.crt")?) {
-            roots.add(root.context("reading the peers' root")?)?;
-        }
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text("clients/root.crt")?).collect();
-        let key = PrivateKeyDer::from_pem_slice(&text("clients/root.key")?).context("reading the operator's key")?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain.context("reading the operator's certificate")?, key)?;
-        config.resumption = Resumption::disabled();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+        let file = |name: &str| Utf8PathBuf::try_from(pki.join(name)).context("a path in UTF-8");
+        let files = ClientFiles {
+            cert: file("clients/root.crt")?,
+            key: file("clients/root.key")?,
+            server_root: file("peer-root.crt")?,
+        };
+        Ok(Self { tls: cluster_client::connector(&files)? })
     }
 
     /// Connects to the etcd at one address. When this fails, nothing was sent.

@@ -11,6 +11,7 @@ use etcd_client::Client;
 
 use crate::client::{Operator, in_space};
 use crate::cluster::Cluster;
+use crate::lab_writer::lost;
 
 /// Between two writes.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -110,14 +111,7 @@ impl Told {
         for node in &cluster.nodes {
             let said = node.etcdctl(&["get", "--prefix", PREFIX]);
             let said = String::from_utf8_lossy(&said.stdout);
-            let lines: Vec<&str> = said.lines().collect();
-            let there: BTreeMap<&str, &str> = lines.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
-            let lost: Vec<&String> = self
-                .keys
-                .iter()
-                .filter(|(key, value)| there.get(key.as_str()) != Some(&value.as_str()))
-                .map(|(key, _)| key)
-                .collect();
+            let lost = lost(&self.keys, &said);
             assert_eq!(lost, Vec::<&String>::new(), "{} has lost acknowledged writes\n{}", node.fqdn, cluster.story());
         }
     }

@@ -106,14 +106,15 @@ impl Written {
     pub fn all_are_there(&self, lab: &Lab, more: &[&str]) {
         assert!(!self.keys.is_empty(), "nothing was acknowledged, so nothing is shown");
         let said = lab.ok(&[&["etcdctl", "get", "--prefix", PREFIX], more].concat());
-        let lines: Vec<&str> = said.lines().collect();
-        let there: BTreeMap<&str, &str> = lines.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
-        let lost: Vec<&String> = self
-            .keys
-            .iter()
-            .filter(|(key, value)| there.get(key.as_str()) != Some(&value.as_str()))
-            .map(|(key, _)| key)
-            .collect();
+        let lost = lost(&self.keys, &said);
         assert!(lost.is_empty(), "{} of {} acknowledged writes are lost: {lost:?}", lost.len(), self.keys.len());
     }
+}
+
+/// Which of the acknowledged are not in what etcdctl printed, a line with the key and one with the value, or have another value there.
+pub(crate) fn lost<'k>(acknowledged: &'k BTreeMap<String, String>, printed: &str) -> Vec<&'k String> {
+    let lines: Vec<&str> = printed.lines().collect();
+    let there: BTreeMap<&str, &str> = lines.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+    let is_lost = |(key, value): &(&String, &String)| there.get(key.as_str()) != Some(&value.as_str());
+    acknowledged.iter().filter(is_lost).map(|(key, _)| key).collect()
 }
