@@ -95,6 +95,12 @@ fn customize(layout: [(u8, Part); 4]) -> (Scratch, Server, Value) {
     (scratch, server, built)
 }
 
+/// The layers that a build made, by what `build --json` printed.
+fn made_by(built: &Value) -> Vec<&str> {
+    let layers = built["layers"].as_array().expect("build --json has layers");
+    layers.iter().filter(|layer| layer["built"] == true).filter_map(|layer| layer["name"].as_str()).collect()
+}
+
 #[test]
 #[ignore = "needs root, guestfs-tools, QEMU, a package archive and a built image: tests/run"]
 fn a_cloud_image_is_customized_once_and_boots_to_the_agent() {
@@ -106,14 +112,7 @@ fn a_cloud_image_is_customized_once_and_boots_to_the_agent() {
     bytes.extend(b"another");
     fs_err::write(&agent, bytes).expect("writing another agent");
     let again = scratch.places.json(&["build", "cloudy", "--firstboot", &text(&agent)]);
-    let made: Vec<&str> = again["layers"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|l| l["built"] == true)
-        .filter_map(|l| l["name"].as_str())
-        .collect();
-    assert_eq!(made, ["image"], "{again}");
+    assert_eq!(made_by(&again), ["image"], "{again}");
     let sbom = PathBuf::from(built["raw"].as_str().expect("build --json has raw")).with_file_name("sbom.cdx.json");
     let sbom = fs_err::read_to_string(sbom).expect("reading the bill of materials");
     assert!(sbom.contains("\"customized/nftables\"") && sbom.contains("\"base/qemu-guest-agent\""), "{sbom}");
@@ -139,14 +138,7 @@ fn packages_may_be_customized_and_every_later_layer_is_made_from_what_came_of_it
     let wish = "[customize]\nremove = [\"qemu-guest-agent\"]\nrun = [\"getcap -r / 2>/dev/null; echo tuned > /boot/config-tuned; echo done > /etc/customized\"]\n";
     fs_err::write(&file, format!("{definition}\n{wish}")).expect("writing the definition");
     let built = scratch.places.json(&["build", "lab"]);
-    let made: Vec<&str> = built["layers"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|l| l["built"] == true)
-        .filter_map(|l| l["name"].as_str())
-        .collect();
-    assert_eq!(made, ["customized", "hygiene", "boot", "image"], "{built}");
+    assert_eq!(made_by(&built), ["customized", "hygiene", "boot", "image"], "{built}");
     let raw = built["raw"].as_str().expect("build --json has raw");
     let root = CloudDisk::find(Path::new(raw)).expect("reading the disk").root.extent.start;
     assert_eq!(ask(raw, root, "cat /etc/customized").lines().next(), Some("done"));

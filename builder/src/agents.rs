@@ -61,3 +61,51 @@ fn operator_tls(pki: &Pki) -> anyhow::Result<AgentTls> {
         distrusted: Distrusted::default(),
     })
 }
+
+/// Answers for unit tests: what a member says of itself.
+#[cfg(test)]
+pub(crate) mod sample {
+    use kiln_firstboot::digest::{Id128, Sha256Digest};
+    use kiln_firstboot::message::{Holds, NodeStatus, Running};
+    use kiln_firstboot::name::Fqdn;
+    use kiln_firstboot::state::RaftId;
+
+    /// A member of the image `[3; 32]`, activated, that holds this.
+    pub(crate) fn status(fqdn: Fqdn, holds: Holds) -> NodeStatus {
+        NodeStatus {
+            fqdn,
+            env: "t".into(),
+            cluster: Id128([1; 16]),
+            generation: 1,
+            charter: Sha256Digest([2; 32]),
+            boot_id: "b".into(),
+            image_key: Sha256Digest([3; 32]),
+            etcd_version: "3.6.14".parse().unwrap(),
+            holds,
+            phase: "member".into(),
+            instance: None,
+            boot_counter: 1,
+            remembers: vec![],
+            activated: true,
+            row: 5,
+            waiting_for: String::new(),
+            waiting_since: 0,
+        }
+    }
+
+    /// The voter 1 of a lineage, which it leads and serves.
+    pub(crate) fn running(lineage: Id128) -> Running {
+        Running {
+            lineage,
+            raft_cluster: RaftId(5),
+            member: RaftId(1),
+            learner: false,
+            leader: Some(RaftId(1)),
+            linearizable: true,
+            applied_index: 1,
+            revision: 1,
+            alarms: vec![],
+            unheard: vec![],
+        }
+    }
+}

@@ -140,46 +140,17 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agents::sample;
     use kiln_firstboot::digest::Id128;
     use kiln_firstboot::message::Running;
     use kiln_firstboot::name::Fqdn;
-    use kiln_firstboot::state::RaftId;
 
     fn status(holds: Holds) -> NodeStatus {
-        NodeStatus {
-            fqdn: Fqdn::parse("a.example").unwrap(),
-            env: "t".into(),
-            cluster: Id128([1; 16]),
-            generation: 1,
-            charter: Sha256Digest([2; 32]),
-            boot_id: "b".into(),
-            image_key: Sha256Digest([3; 32]),
-            etcd_version: "3.6.14".parse().unwrap(),
-            holds,
-            phase: "member".into(),
-            instance: None,
-            boot_counter: 1,
-            remembers: vec![],
-            activated: true,
-            row: 5,
-            waiting_for: String::new(),
-            waiting_since: 0,
-        }
+        sample::status(Fqdn::parse("a.example").unwrap(), holds)
     }
 
     fn running() -> Running {
-        Running {
-            lineage: Id128([7; 16]),
-            raft_cluster: RaftId(5),
-            member: RaftId(1),
-            learner: false,
-            leader: Some(RaftId(1)),
-            linearizable: true,
-            applied_index: 1,
-            revision: 1,
-            alarms: vec![],
-            unheard: vec![],
-        }
+        sample::running(Id128([7; 16]))
     }
 
     fn serving() -> NodeStatus {

@@ -132,20 +132,7 @@ fn hosts_of(plan: &MachinePlan) -> Vec<&str> {
 /// What should show after a step and does not.
 fn missing(act: Act, after: Option<&Seen>, seed: &Sha256Digest) -> Option<String> {
     let Some(seen) = after else {
-        return match act {
-            Act::Destroy { .. } => None,
-            Act::Upload { .. }
-            | Act::Create { .. }
-            | Act::Redefine
-            | Act::ReplaceSeed
-            | Act::ReplaceRoot { .. }
-            | Act::RestoreRoot
-            | Act::DropPrevious
-            | Act::WipeData
-            | Act::PowerOn
-            | Act::PowerOff
-            | Act::Collect => Some("the machine is not there".into()),
-        };
+        return (!matches!(act, Act::Destroy { .. })).then(|| "the machine is not there".into());
     };
     let unless = |shows: bool, missing: &str| (!shows).then(|| missing.to_owned());
     match act {

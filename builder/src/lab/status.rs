@@ -183,45 +183,18 @@ impl LabStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agents::sample;
     use kiln_firstboot::digest::Id128;
     use kiln_firstboot::message::Running;
     use kiln_firstboot::state::RaftId;
 
     fn answer(node: &Node, holds: Holds, activated: bool) -> NodeStatus {
-        NodeStatus {
-            fqdn: node.fqdn.clone(),
-            env: "t".into(),
-            cluster: Id128([1; 16]),
-            generation: 1,
-            charter: Sha256Digest([2; 32]),
-            boot_id: "b".into(),
-            image_key: Sha256Digest([3; 32]),
-            etcd_version: "3.6.14".parse().unwrap(),
-            holds,
-            phase: "member".into(),
-            instance: None,
-            boot_counter: 1,
-            remembers: vec![],
-            activated,
-            row: 5,
-            waiting_for: String::new(),
-            waiting_since: 0,
-        }
+        NodeStatus { activated, ..sample::status(node.fqdn.clone(), holds) }
     }
 
     fn running(lineage: u8) -> Holds {
-        Holds::Running(Running {
-            lineage: Id128([lineage; 16]),
-            raft_cluster: RaftId(5),
-            member: RaftId(0xabc),
-            learner: false,
-            leader: Some(RaftId(0xabc)),
-            linearizable: true,
-            applied_index: 1,
-            revision: 1,
-            alarms: vec![],
-            unheard: vec![],
-        })
+        let member = RaftId(0xabc);
+        Holds::Running(Running { member, leader: Some(member), ..sample::running(Id128([lineage; 16])) })
     }
 
     #[test]

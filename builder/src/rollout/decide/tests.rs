@@ -9,6 +9,7 @@ use kiln_firstboot::name::Fqdn;
 use kiln_firstboot::state::RaftId;
 
 use super::*;
+use crate::agents::sample;
 use crate::host::{Mark, Seen};
 use crate::rollout::record::Target;
 
@@ -57,36 +58,14 @@ pub(super) fn machine(n: usize, root: Root, running: bool) -> Seen {
 /// A node that serves on the root of that generation.
 pub(super) fn serving(n: usize, generation: u64, leader: usize) -> NodeView {
     let running = Running {
-        lineage: Id128([5; 16]),
         raft_cluster: RaftId(1),
         member: id(n),
-        learner: false,
         leader: Some(id(leader)),
-        linearizable: true,
         applied_index: 10,
         revision: 10,
-        alarms: Vec::new(),
-        unheard: Vec::new(),
+        ..sample::running(Id128([5; 16]))
     };
-    let status = NodeStatus {
-        fqdn: fqdn(n),
-        env: "lab".into(),
-        cluster: Id128([7; 16]),
-        generation: 1,
-        charter: Sha256Digest([2; 32]),
-        boot_id: format!("boot-{n}"),
-        image_key: image(generation),
-        etcd_version: "3.6.14".parse().unwrap(),
-        holds: Holds::Running(running),
-        phase: "member".into(),
-        instance: None,
-        boot_counter: 1,
-        remembers: Vec::new(),
-        activated: true,
-        row: 5,
-        waiting_for: String::new(),
-        waiting_since: 0,
-    };
+    let status = NodeStatus { image_key: image(generation), ..sample::status(fqdn(n), Holds::Running(running)) };
     let etcd = EtcdStatus {
         raft_cluster: RaftId(1),
         member: id(n),
