@@ -13,11 +13,13 @@
 //! were, so whoever uses a blob checks it ([`Store::check_blob`]), and whoever makes something of an entry does too ([`Entry::check`]).
 #![expect(clippy::disallowed_methods, reason = "the place where the store's files are read and written")]
 
+mod blob;
 mod check;
 mod gc;
 #[cfg(test)]
 mod gc_tests;
 mod listing;
+mod manifest;
 mod roots;
 pub(crate) mod tree;
 
@@ -30,20 +32,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::{Context as _, Result, bail};
 use kiln_firstboot::digest::{Id128, Sha256Digest};
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
 
+pub use self::blob::{BlobState, BlobWriter};
 pub use self::check::Damage;
 pub use self::gc::Garbage;
+pub(crate) use self::manifest::{MANIFEST, SUMS, read_manifest};
+pub use self::manifest::{Made, Manifest, ManifestFile, hash_file};
 pub(crate) use self::roots::read_recipe;
 pub use self::roots::{Reached, Root, RootKind};
-use crate::digesting::{self, Hashing};
-
-/// Name of the file with the sums of an entry's files, as `sha256sum --check` reads it.
-pub(crate) const SUMS: &str = "sha256sums";
-/// Files that are disks or file systems, mostly holes. By name and not by their blocks, which differ between the file systems of build hosts.
-const SPARSE: [&str; 3] = [".raw", ".ext4", ".fat"];
-/// Name of the file that makes a directory an entry.
-pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// Directory of closures that are on their way in.
 const PARTIAL: &str = "partial";
@@ -77,81 +73,6 @@ pub struct Entry {
     pub manifest: Manifest,
 }
 
-/// `manifest.json`: written last, so its presence says the entry is whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// 1.
-    pub schema: u32,
-    /// The entry's key.
-    pub key: Sha256Digest,
-    /// What kind of layer it is, for people.
-    pub layer: String,
-    /// How long it took to make, in milliseconds.
-    pub millis: u64,
-    /// Its files by path, sorted. Directories that hold whole trees are listed by [`Manifest::trees`] only.
-    pub files: Vec<ManifestFile>,
-    /// Subdirectories that are trees of their own (extracted packages), listed by name and not by file.
-    pub trees: Vec<String>,
-    /// The digest of each of them. Empty in manifests of before there were any.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub tree_digests: BTreeMap<String, Sha256Digest>,
-}
-
-/// One file of an entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ManifestFile {
-    /// Path inside the entry.
-    pub path: String,
-    /// Length in bytes.
-    pub bytes: u64,
-    /// Digest of its bytes, as `sha256sum` prints it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<Sha256Digest>,
-    /// For a disk or a file system, instead: the digest of what is not zero ([`digesting::sparse_digest_of`]).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sparse: Option<Sha256Digest>,
-}
-
-/// What filled an entry's directory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Made {
-    /// Subdirectories that are trees of their own ([`Manifest::trees`]).
-    pub trees: Vec<String>,
-    /// Files that were hashed while others were still being made ([`hash_file`]); all others are hashed when the entry is published.
-    pub hashed: Vec<ManifestFile>,
-}
-
-impl Made {
-    /// Nothing is hashed yet.
-    pub fn with_trees(trees: Vec<String>) -> Self {
-        Self { trees, hashed: Vec::new() }
-    }
-}
-
-/// What a look at a blob found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlobState {
-    /// There, and its bytes are what its name says.
-    Sound,
-    /// Not there.
-    Absent,
-    /// It was there with other bytes than its name says; it has been removed.
-    WasCorrupt {
-        /// What its bytes hashed to.
-        found: Sha256Digest,
-    },
-}
-
-/// A file being written into the store.
-#[derive(Debug)]
-pub struct BlobWriter<'a> {
-    store: &'a Store,
-    temp: PathBuf,
-    file: Hashing<fs_err::File>,
-}
-
 impl Store {
     /// The store at `root`; touches nothing until something is written.
     pub fn at(root: impl Into<PathBuf>) -> Self {
@@ -161,45 +82,6 @@ impl Store {
     /// Its directory.
     pub fn root(&self) -> &Path {
         &self.root
-    }
-
-    /// Where the blob with this digest is, if it is there.
-    pub fn blob_path(&self, digest: &Sha256Digest) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.to_string())
-    }
-
-    /// Whether a blob is there, without reading it.
-    pub fn has_blob(&self, digest: &Sha256Digest) -> bool {
-        self.blob_path(digest).is_file()
-    }
-
-    /// Reads a blob and compares it with its name. A corrupt one is removed, so that it is fetched anew.
-    ///
-    /// # Errors
-    /// When it can be neither read nor removed.
-    pub fn check_blob(&self, digest: &Sha256Digest) -> Result<BlobState> {
-        let path = self.blob_path(digest);
-        let file = match fs_err::File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BlobState::Absent),
-            Err(error) => return Err(error.into()),
-        };
-        let (found, _) = digesting::digest_of(file).with_context(|| format!("reading `{}`", path.display()))?;
-        if found == *digest {
-            return Ok(BlobState::Sound);
-        }
-        fs_err::remove_file(&path)?;
-        Ok(BlobState::WasCorrupt { found })
-    }
-
-    /// Begins a blob whose digest is not yet known to be right.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub fn begin_blob(&self) -> Result<BlobWriter<'_>> {
-        let temp = self.temp_path("blob")?;
-        let file = Hashing::new(fs_err::File::create(&temp)?);
-        Ok(BlobWriter { store: self, temp, file })
     }
 
     /// The finished entry with this key, if it is there and its files have the lengths its manifest says. Nothing is hashed.
@@ -290,12 +172,7 @@ impl Store {
         began: std::time::Instant,
         seal: Seal<'_>,
     ) -> Result<Entry> {
-        let Made { trees, hashed: mut files } = made;
-        let mut paths = Vec::new();
-        list(temp, Path::new(""), &trees, &mut paths)?;
-        paths.retain(|path| files.iter().all(|file| file.path != *path));
-        files.extend(hash_files(temp, &paths)?);
-        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let (files, trees) = made.hash_rest(temp)?;
         log::debug!("{layer}: hashed after {:.2} s", began.elapsed().as_secs_f64());
         let digests = trees.iter().map(|name| Ok((name.clone(), tree::digest(&temp.join(name))?)));
         let tree_digests = digests.collect::<Result<BTreeMap<_, _>>>()?;
@@ -436,48 +313,6 @@ impl Drop for Store {
     }
 }
 
-impl io::Write for BlobWriter<'_> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.file.write(buffer)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl BlobWriter<'_> {
-    /// How many bytes it has.
-    pub fn bytes(&self) -> u64 {
-        self.file.bytes()
-    }
-
-    /// Makes it a blob if its bytes are the expected ones; else returns what they are, and nothing is kept.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub fn commit(self, expected: &Sha256Digest) -> Result<Result<PathBuf, (Sha256Digest, u64)>> {
-        let Self { store, temp, file } = self;
-        let (file, digest, bytes) = file.finish();
-        if digest != *expected {
-            fs_err::remove_file(&temp)?;
-            return Ok(Err((digest, bytes)));
-        }
-        file.sync_all()?;
-        let place = store.blob_path(&digest);
-        store.rename(&temp, &place)?;
-        Ok(Ok(place))
-    }
-}
-
-/// The manifest in `dir`.
-///
-/// # Errors
-/// When it is missing or cannot be understood.
-pub(crate) fn read_manifest(dir: &Path) -> Result<Manifest> {
-    let path = dir.join(MANIFEST);
-    serde_json::from_slice(&fs_err::read(&path)?).with_context(|| format!("reading `{}`", path.display()))
-}
-
 /// Adds the remedy to an error that a full file system caused; leaves every other error alone.
 pub fn explain_full(error: anyhow::Error, root: &Path) -> anyhow::Error {
     let full = error.chain().any(|cause| {
@@ -525,48 +360,9 @@ fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
-fn list(base: &Path, at: &Path, trees: &[String], paths: &mut Vec<String>) -> Result<()> {
-    for found in fs_err::read_dir(base.join(at))? {
-        let found = found?;
-        let path = at.join(found.file_name());
-        let name = path.to_str().with_context(|| format!("`{}` is not UTF-8", path.display()))?.to_owned();
-        if trees.contains(&name) {
-            continue;
-        }
-        if found.file_type()?.is_dir() {
-            list(base, &path, trees, paths)?;
-        } else {
-            paths.push(name);
-        }
-    }
-    Ok(())
-}
-
-/// Hashes a file of an entry that is being made in `base`; it must not change any more.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn hash_file(base: &Path, path: &str) -> Result<ManifestFile> {
-    let file = fs_err::File::open(base.join(path))?.into_file();
-    let has_holes = SPARSE.iter().any(|suffix| path.ends_with(suffix));
-    let hashed = if has_holes { digesting::sparse_digest_of(&file) } else { digesting::digest_of(&file) };
-    let (digest, bytes) = hashed.with_context(|| format!("reading `{path}`"))?;
-    let (sha256, sparse) = if has_holes { (None, Some(digest)) } else { (Some(digest), None) };
-    Ok(ManifestFile { path: path.to_owned(), bytes, sha256, sparse })
-}
-
-/// Hashes files side by side: one processor can hash only one.
-fn hash_files(base: &Path, paths: &[String]) -> Result<Vec<ManifestFile>> {
-    std::thread::scope(|scope| {
-        let started: Vec<_> = paths.iter().map(|path| scope.spawn(move || hash_file(base, path))).collect();
-        started.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
 
     fn scratch() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -588,32 +384,6 @@ mod tests {
         assert_eq!(store.entry(&key).unwrap(), None);
         assert!(!store.has_blob(&key));
         assert!(!store.root().exists());
-    }
-
-    #[test]
-    fn keeps_a_blob_only_if_it_is_the_one_expected() {
-        let (_dir, store) = scratch();
-        let good = Sha256Digest::of(b"good");
-        let mut writer = store.begin_blob().unwrap();
-        writer.write_all(b"evil").unwrap();
-        assert_eq!(writer.commit(&good).unwrap(), Err((Sha256Digest::of(b"evil"), 4)));
-        assert_eq!(store.check_blob(&good).unwrap(), BlobState::Absent);
-        let mut writer = store.begin_blob().unwrap();
-        writer.write_all(b"good").unwrap();
-        assert_eq!(writer.commit(&good).unwrap(), Ok(store.blob_path(&good)));
-        assert_eq!(store.check_blob(&good).unwrap(), BlobState::Sound);
-    }
-
-    #[test]
-    fn a_flipped_byte_is_found_and_removed() {
-        let (_dir, store) = scratch();
-        let good = Sha256Digest::of(b"good");
-        let mut writer = store.begin_blob().unwrap();
-        writer.write_all(b"good").unwrap();
-        writer.commit(&good).unwrap().unwrap();
-        std::fs::write(store.blob_path(&good), b"gooD").unwrap();
-        assert_eq!(store.check_blob(&good).unwrap(), BlobState::WasCorrupt { found: Sha256Digest::of(b"gooD") });
-        assert_eq!(store.check_blob(&good).unwrap(), BlobState::Absent);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use kiln_firstboot::digest::Sha256Digest;
 use ring::signature::{ED25519, UnparsedPublicKey};
 
+use super::manifest::outside_trees;
 use super::{Entry, MANIFEST, ManifestFile, SUMS, Store, remove_tree, tree};
 use crate::digesting;
 use crate::trust::provenance;
@@ -149,8 +150,7 @@ impl Entry {
 
     /// What lies in the entry and is not of it.
     fn strangers(&self) -> Result<Vec<Damage>> {
-        let mut found = Vec::new();
-        super::list(&self.dir, Path::new(""), &self.manifest.trees, &mut found)?;
+        let mut found = outside_trees(&self.dir, &self.manifest.trees)?;
         let known = |path: &String| {
             [MANIFEST, SUMS, PROVENANCE, SIGNATURE].contains(&path.as_str())
                 || self.manifest.files.iter().any(|f| f.path == *path)
