@@ -5,6 +5,8 @@
 //! member halts (row 8) although its log matches (row 5).
 #![deny(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
+use std::cmp::Ordering;
+
 use crate::charter::Charter;
 use crate::decision::Decision;
 use crate::digest::Id128;
@@ -181,14 +183,14 @@ fn record<'a>(
     {
         return Err(Refusal::EtcdOlderThanData { image: seen.image.etcd_version, newest });
     }
-    if state.generation == charter.generation {
-        return Ok(Some(state));
-    }
     let holds_nothing = matches!(state.position, Phase::Blank) && matches!(seen.wal, WalFact::Absent);
-    if holds_nothing && state.generation < charter.generation {
-        return Ok(None);
+    match state.generation.cmp(&charter.generation) {
+        Ordering::Equal => Ok(Some(state)),
+        Ordering::Less if holds_nothing => Ok(None),
+        Ordering::Less | Ordering::Greater => {
+            Err(Refusal::GenerationStale { volume: state.generation, charter: charter.generation })
+        }
     }
-    Err(Refusal::GenerationStale { volume: state.generation, charter: charter.generation })
 }
 
 fn same<T: PartialEq + ToString>(file: &str, field: &str, found: T, expected: T) -> Result<(), Refusal> {

@@ -48,6 +48,16 @@ fn row_2_keeps_generations_apart() {
         stale(0),
         "data of an older generation"
     );
+    let unrecorded = |generation| {
+        bent(|s| {
+            s.state = StateView::Absent;
+            let DataFact::Mounted { label, .. } = &mut s.data else { panic!("mounted") };
+            label.generation = generation;
+        })
+    };
+    assert!(matches!(unrecorded(0), Decision::RecordBlank { .. }), "an old volume that never recorded anything");
+    assert!(matches!(unrecorded(1), Decision::RecordBlank { .. }));
+    assert_eq!(unrecorded(2), Decision::Halt(stale(2)), "formatted under a newer charter than the seed's");
     // A volume that holds nothing is taken over by a newer charter, under the same instance.
     let taken_over = bent(|s| {
         s.state_mut().generation = 0;
