@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 use kiln_firstboot::digest::Sha256Digest;
 
-use crate::disk::{self, BootSpec, DiskSpec, ListChanged, ToolTree};
+use crate::disk::{self, BootSpec, DiskSpec, ListChanged, ToolTree, TreeEntry};
 use crate::exit::Refusal;
 use crate::fetch::{self, FetchError};
 use crate::layer::soundness::Soundness;
@@ -194,7 +194,7 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound:
     }
     let listed = list_of_base(store, plan)?;
     if listed.is_some() {
-        sound.spare([keys.base, keys.boot_packages]);
+        sound.spare([keys.base, keys.boot_packages, keys.etcd]);
     }
     let tools = ensure_tools(store, plan, layers, sound)?;
     let etcd = ensure_etcd(store, plan, layers, sound)?;
@@ -205,9 +205,13 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound:
     let entries = plan.entries(&etcd.dir)?;
     let allow = plan.recipe.hygiene.as_ref().map_or(&[][..], |hygiene| &hygiene.allow);
     hygiene::gate(&looked.dir.join(hygiene::FINDINGS), &entries, allow)?;
+    let below = match plan.recipe.cloud {
+        None => plan.etcd_entries(&etcd.dir),
+        Some(_) => Vec::new(),
+    };
     // A cloud image starts itself.
     let boot = match plan.recipe.cloud {
-        None => Some(ensure_boot(store, plan, &base_tar, &tools, layers, sound)?),
+        None => Some(ensure_boot(store, plan, (&base_tar, &below), &tools, layers, sound)?),
         Some(_) => None,
     };
     let disk = plan.recipe.cloud.map(|_| base.dir.join(customized::DISK));
@@ -225,6 +229,7 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound:
             boot_dir: boot.as_ref().map_or(Path::new(""), |boot| &boot.dir),
             cloud: disk.as_deref(),
             entries: &entries,
+            below: &below,
             tools: &tools,
             raw: &dir.join(image::RAW),
             log,
@@ -243,7 +248,8 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound:
     layer::ensure_sealed(store, "image", &keys.image, layers, make, &seal(plan))
 }
 
-/// What the base lists, where that is all an image reads of it: the boot layer, which has its files, is there, and nothing was customized.
+/// What the base lists, where that is all an image reads of it, and nothing of etcd: the boot layer, which has their files, is there, and
+/// nothing was customized.
 fn list_of_base(store: &Store, plan: &Plan) -> Result<Option<Sha256Digest>> {
     let boot = store.entry(&plan.keys.boot)?;
     match store.entry(&plan.keys.hygiene)? {
@@ -255,7 +261,7 @@ fn list_of_base(store: &Store, plan: &Plan) -> Result<Option<Sha256Digest>> {
 fn ensure_boot(
     store: &Store,
     plan: &Plan,
-    base_tar: &Path,
+    (base_tar, entries): (&Path, &[TreeEntry]),
     tools: &ToolTree,
     layers: &mut Vec<LayerReport>,
     sound: &Soundness,
@@ -275,6 +281,7 @@ fn ensure_boot(
             boot_mib: plan.recipe.disk.boot_mib.into(),
             root_mib: plan.recipe.disk.root_mib.into(),
             base_tar,
+            entries,
             boot_tree: &boot_tree,
             tools,
             dir,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! tools, boot-packages   pinned packages, unpacked          etcd    its three programs
-//! base                   rootfs.tar, by mmdebstrap          boot    /boot, ESP and boot sectors
+//! base                   rootfs.tar, by mmdebstrap          boot    root with etcd, /boot, ESP, boot sectors
 //! customized             the base after commands ran in it; a cloud image's disk
 //! hygiene                what the base holds that an image must not
 //! image                  disk.raw and disk.qcow2            compressed, tree: the same in other forms

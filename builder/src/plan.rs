@@ -164,10 +164,15 @@ impl Plan {
             source_date_epoch: self.recipe.source_date_epoch,
         };
         let mut entries = self.image_entries.clone();
-        entries.extend(etcd::PROGRAMS.map(|p| TreeEntry::program(format!("usr/bin/{p}"), etcd_dir.join(p))));
+        entries.extend(self.etcd_entries(etcd_dir));
         entries.push(TreeEntry::program("usr/bin/firstboot", &self.firstboot));
         entries.push(TreeEntry::file("usr/lib/kiln/image.json", serde_json::to_string_pretty(&meta)? + "\n"));
         Ok(entries)
+    }
+
+    /// Those of [`Plan::entries`] that are etcd's.
+    pub fn etcd_entries(&self, etcd_dir: &Path) -> Vec<TreeEntry> {
+        etcd::PROGRAMS.map(|p| TreeEntry::program(format!("usr/bin/{p}"), etcd_dir.join(p))).into()
     }
 
     /// The inputs of etcd.
@@ -268,6 +273,7 @@ impl Plan {
             boot_mib: self.recipe.disk.boot_mib.into(),
             root_mib: self.recipe.disk.root_mib.into(),
             base_tar: &rootfs_tar,
+            entries: &[],
             boot_tree: &boot_tree,
             tools: &tools,
             dir: &temp("boot"),
@@ -285,6 +291,7 @@ impl Plan {
             listed: None,
             boot_dir: &store.entry_dir(&keys.boot),
             cloud: cloud_disk.as_deref(),
+            below: &[],
             entries: &[],
             tools: &tools,
             raw: &raw,

@@ -258,6 +258,7 @@ impl Recipe {
             h.digest("tools", &tools);
             h.digest("boot-packages", &boot_packages);
             h.digest("base", &rootfs);
+            h.digest("etcd", &etcd);
             h.text("vendor", &self.boot_vendor);
             h.text("command-line", &self.command_line);
             h.number("esp-mib", self.disk.esp_mib.into());
@@ -425,10 +426,10 @@ pub(crate) mod tests {
             "f2c8bed36ef3b4150567cccd1e33d2780f0a619311cfb1937b1ab1f5158c20d3",
             "391be71c11e9b1142646b946fb07b7c54c54c01fef2bfbf3022a1c148713ec45",
             "b1fba8a30df3964120312d69bd64b98a26bc0a14ec27871c3f7eaad4c57877bf",
-            "319978943bf8f953709ef8f510141a83be339787c6360f83cdd96577b2a7358b",
-            "96edf2edd18e8fbadb0372713f96a77724916b59484f0f4b0b1c49f7ac81a867",
-            "c76d98502a69bcb7629b7eedc75f9828ea46f47fc0340c7ae2c1bf7ce178bfee",
-            "4de34dcf0643bbe02fb87103c0782a253c06977ad43e397a1b162b6b624d52e8",
+            "5cad0507596993456d5474570d0faffde0b361ce4d34cde140e8b619a59cbab9",
+            "2eaf047ce6d5a9ec1b10bccabab02426cc01f4e867de26eadb09bc98f93f0c69",
+            "dd2e8e275ce20d706a2f3efcc6510ec9eab18fec537d09c55f89028f0feafe49",
+            "728dcc9dad6364973a7ffd123545c2c43f8d21b0de95808855ccba7863866c54",
         ];
         assert_eq!(found.map(|k| k.to_string()), golden.map(str::to_owned));
     }

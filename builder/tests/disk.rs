@@ -52,6 +52,7 @@ fn write_base(path: &Path) {
     add("./boot/vmlinuz-1", tar::EntryType::Regular, 0o600, b"kernel");
     add("./etc/", tar::EntryType::Directory, 0o750, b"");
     add("./etc/fstab", tar::EntryType::Regular, 0o600, b"old");
+    add("./etc/motd", tar::EntryType::Regular, 0o644, b"old too");
     add("./ping", tar::EntryType::Regular, 0o755, b"ping");
     builder.finish().unwrap();
 }
@@ -61,6 +62,7 @@ fn make(dir: &Path) -> PathBuf {
     let (base, boot_dir, log, raw) = (dir.join("base.tar"), dir.join("boot"), dir.join("log"), dir.join("disk.raw"));
     write_base(&base);
     fs_err::create_dir(&boot_dir).unwrap();
+    let below = [TreeEntry::file("opt/bin/etcd", "etcd"), TreeEntry::file("etc/motd", "new too")];
     let boot = BootSpec {
         key: Sha256Digest::of(b"boot"),
         epoch: EPOCH,
@@ -70,13 +72,19 @@ fn make(dir: &Path) -> PathBuf {
         boot_mib: SIZES.1,
         root_mib: SIZES.2,
         base_tar: &base,
+        entries: &below,
         boot_tree: &boot_tree,
         tools: &tools,
         dir: &boot_dir,
         log: &log,
     };
     build_boot(&boot).unwrap();
-    let entries = [TreeEntry::file("etc/fstab", "new"), TreeEntry::file("usr/lib/kiln/image.json", "{}")];
+    let more = [
+        TreeEntry::file("etc/fstab", "new"),
+        TreeEntry::file("opt/bin/firstboot", "agent"),
+        TreeEntry::file("usr/lib/kiln/image.json", "{}"),
+    ];
+    let entries = [&below[..], &more].concat();
     let disk = DiskSpec {
         key: Sha256Digest::of(b"image"),
         boot_key: boot.key,
@@ -85,6 +93,7 @@ fn make(dir: &Path) -> PathBuf {
         listed: None,
         boot_dir: &boot_dir,
         cloud: None,
+        below: &below,
         entries: &entries,
         tools: &tools,
         raw: &raw,
@@ -124,6 +133,9 @@ fn two_assemblies_are_equal_and_hold_what_they_should() {
     let root = cut(&raw, 5 + SIZES.0 + SIZES.1, SIZES.2);
     assert_eq!(debugfs(&root, "cat /etc/fstab"), "new");
     assert_eq!(debugfs(&root, "cat /usr/lib/kiln/image.json"), "{}");
+    assert_eq!(debugfs(&root, "cat /opt/bin/etcd"), "etcd");
+    assert_eq!(debugfs(&root, "cat /etc/motd"), "new too");
+    assert_eq!(debugfs(&root, "cat /opt/bin/firstboot"), "agent", "beside what the boot layer put there");
     assert!(debugfs(&root, "stat /etc").contains("Mode:  0750"), "the base's directory keeps its mode");
     assert!(debugfs(&root, "ea_list /ping").contains("security.capability (20)"), "capabilities survive");
     // A file that is not there makes debugfs complain on stderr and print nothing.

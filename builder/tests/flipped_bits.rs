@@ -80,7 +80,7 @@ fn a_flipped_bit_anywhere_is_named_by_verify_and_never_used() {
 
         // An image reads no byte of what its boot layer was made of.
         let keys = project.plan().keys;
-        let below = [keys.base, keys.boot_packages].map(|key| store.join("entries").join(key.to_string()));
+        let below = [keys.base, keys.boot_packages, keys.etcd].map(|key| store.join("entries").join(key.to_string()));
         let large = ["disk.raw", "disk.qcow2"].iter().any(|disk| file.ends_with(disk));
         let output = if file.starts_with(store.join("roots")) {
             project.kiln(&["store", "gc", "--dry-run"])

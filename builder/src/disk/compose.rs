@@ -52,6 +52,15 @@ pub(super) struct Selection<'a> {
     pub added: BTreeMap<&'a str, Option<&'a TreeEntry>>,
 }
 
+impl Selection<'_> {
+    /// What is left to do where `done` is done: a selection of the same base, of some of the entries.
+    pub(super) fn without(mut self, done: &Selection<'_>) -> Self {
+        self.replaced.retain(|member| !done.replaced.contains(member));
+        self.added.retain(|path, _| !done.added.contains_key(path));
+        self
+    }
+}
+
 fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').map(|(at, _)| &path[..at])
 }

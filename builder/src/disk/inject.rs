@@ -8,12 +8,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use kiln_firstboot::digest::Sha256Digest;
 
 use super::compose::{Selection, select};
-use super::entry::{Content, TreeEntry};
+use super::entry::Content;
 use super::tool_tree::ToolTree;
-use super::{ListChanged, archive, gpt::Extent};
+use super::{DiskSpec, ListChanged, archive, gpt::Extent};
 use crate::tool::Tool;
 
 /// A root file system on a disk, to be completed.
@@ -46,24 +45,19 @@ impl Inject<'_> {
             .env("E2FSPROGS_FAKE_TIME", self.epoch.to_string())
     }
 
-    /// Lays out what puts `entries` over what was made of `base_tar`. The disk is not touched.
+    /// Lays out what puts the spec's entries over what was made of its base and of those `below`. The disk is not touched.
     ///
     /// # Errors
     /// [`ListChanged`] when the base does not list what it should; [`super::compose::ComposeError`]; names debugfs cannot take.
-    pub(super) fn lay_out(
-        &self,
-        base_tar: &Path,
-        listed: Option<Sha256Digest>,
-        entries: &[TreeEntry],
-    ) -> anyhow::Result<()> {
-        let (_, members) = archive::open(base_tar).map_err(|error| match listed {
+    pub(super) fn lay_out(&self, spec: &DiskSpec<'_>) -> anyhow::Result<()> {
+        let (_, members) = archive::open(spec.base_tar).map_err(|error| match spec.listed {
             Some(_) => error.context(ListChanged),
             None => error,
         })?;
-        if listed.is_some_and(|listed| listed != archive::list_digest(&members)) {
+        if spec.listed.is_some_and(|listed| listed != archive::list_digest(&members)) {
             return Err(ListChanged.into());
         }
-        let selection = select(&members, entries)?;
+        let selection = select(&members, spec.entries)?.without(&select(&members, spec.below)?);
         let scratch = self.scratch();
         fs_err::create_dir(&scratch)?;
         let mut count = 0;
@@ -159,6 +153,8 @@ fn text(path: &Path) -> anyhow::Result<String> {
 mod tests {
     use super::*;
     use crate::disk::archive::Member;
+    use crate::disk::{ToolTree, TreeEntry};
+    use kiln_firstboot::digest::Sha256Digest;
 
     #[test]
     fn replaces_the_deepest_first_and_adds_parents_first() {
@@ -196,9 +192,24 @@ mod tests {
         let (base, other) = (tar("base.tar", "etc/a"), tar("other.tar", "etc/b"));
         std::fs::write(dir.path().join("cut.tar"), [b'x'; 512]).unwrap();
         let listed = archive::digest_of_list(&base).unwrap();
+        let (tools, key) = (ToolTree::new(dir.path()), Sha256Digest::of(b""));
         let lay_out = |base: &Path, name: &str| {
-            let at = Extent { start: 0, length: 0 };
-            Inject { raw: &dir.path().join(name), at, epoch: 0 }.lay_out(base, Some(listed), &[])
+            let (at, raw) = (Extent { start: 0, length: 0 }, dir.path().join(name));
+            let spec = DiskSpec {
+                key,
+                boot_key: key,
+                epoch: 0,
+                base_tar: base,
+                listed: Some(listed),
+                boot_dir: dir.path(),
+                cloud: None,
+                entries: &[],
+                below: &[],
+                tools: &tools,
+                raw: &raw,
+                log: &raw,
+            };
+            Inject { raw: &raw, at, epoch: 0 }.lay_out(&spec)
         };
         lay_out(&base, "a").unwrap();
         assert!(lay_out(&other, "b").unwrap_err().is::<ListChanged>());

@@ -1,7 +1,7 @@
 //! The disk image: GPT with BIOS boot, ESP, /boot and root, made without a loop device and without root.
 //!
-//! Two layers. [`build_boot`] makes everything that depends on the base alone: its root file system, that of /boot, the ESP, grub's boot sector
-//! and core. [`assemble`] copies the parts onto a disk and puts the image's own files into the root, so that a change of firstboot costs little
+//! Two layers. [`build_boot`] makes everything that depends on the base and etcd alone: their root file system, that of /boot, the ESP, grub's
+//! boot sector and core. [`assemble`] copies the parts onto a disk and puts the image's own files into the root, so that a change of firstboot costs little
 //! more than copying the disk. The same spec gives the same bytes: all identifiers come from keys, all times from `epoch`.
 //!
 //! Pure: `ident`, `gpt`, `gpt_reader`, `bios`, `grub`. Edges: `cloud`, `tool_tree`, `entry`, `archive`, `compose`, `inject`, `ext4`, `esp`, and this file.
@@ -68,6 +68,8 @@ pub struct BootSpec<'a> {
     pub root_mib: u64,
     /// The base, with kernel and initrd in its /boot.
     pub base_tar: &'a Path,
+    /// What goes on top of the base already here: what is large and seldom another.
+    pub entries: &'a [TreeEntry],
     /// The unpacked `[boot]` packages.
     pub boot_tree: &'a ToolTree,
     /// The unpacked `[tools]` packages.
@@ -97,6 +99,8 @@ pub struct DiskSpec<'a> {
     pub cloud: Option<&'a Path>,
     /// What goes on top of the base; of two entries with one path the later wins.
     pub entries: &'a [TreeEntry],
+    /// Those of them that the boot layer has ([`BootSpec::entries`]), which stay as they are there. None with a cloud image.
+    pub below: &'a [TreeEntry],
     /// The unpacked `[tools]` packages.
     pub tools: &'a ToolTree,
     /// The disk, to be made as a sparse file; meanwhile there is a directory beside it, which stays for inspection when something fails.
@@ -185,7 +189,7 @@ pub fn build_boot(spec: &BootSpec<'_>) -> anyhow::Result<()> {
     let (boot, root, esp) = (spec.boot(), spec.root(), spec.esp());
     let root_fs = root_ext4(spec, &root);
     fs_err::File::create(&root)?.set_len(root_fs.at.length)?;
-    root_fs.fill(spec.tools, spec.log, |out| compose(spec.base_tar, &[], spec.epoch, out))?;
+    root_fs.fill(spec.tools, spec.log, |out| compose(spec.base_tar, spec.entries, spec.epoch, out))?;
     let ext4 = boot_ext4(spec, &boot);
     let menu = TreeEntry::file("grub/grub.cfg", grub::menu(root_partition(spec.key), spec.command_line));
     fs_err::File::create(&boot)?.set_len(ext4.at.length)?;
@@ -268,7 +272,7 @@ pub fn assemble(spec: &DiskSpec<'_>) -> anyhow::Result<()> {
     let inject = spec.inject(layout.root);
     // debugfs writes into the root alone, so what lies before it is copied meanwhile; and what is asked of it is laid out while the root is copied.
     std::thread::scope(|scope| {
-        let asking = scope.spawn(|| inject.lay_out(spec.base_tar, spec.listed, spec.entries));
+        let asking = scope.spawn(|| inject.lay_out(spec));
         copy_sparse(root.file_mut(), raw.file_mut(), layout.root.start).context("copying the root into the disk")?;
         asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let injecting = scope.spawn(|| inject.run(spec.tools, spec.log));
@@ -285,7 +289,7 @@ fn complete(spec: &DiskSpec<'_>, disk: &Path) -> anyhow::Result<()> {
     let mut raw = fs_err::OpenOptions::new().write(true).create_new(true).open(spec.raw)?;
     raw.set_len(from.metadata()?.len())?;
     let inject = spec.inject(root);
-    inject.lay_out(spec.base_tar, spec.listed, spec.entries)?;
+    inject.lay_out(spec)?;
     copy_sparse(from.file_mut(), raw.file_mut(), 0).context("copying the cloud image's disk")?;
     inject.run(spec.tools, spec.log)
 }

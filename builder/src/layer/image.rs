@@ -27,13 +27,14 @@ pub fn make(spec: &DiskSpec<'_>, recipe: &str, sbom: &str, dir: &Path) -> Result
     disk::assemble(spec)?;
     fs_err::write(dir.join(RECIPE), recipe)?;
     fs_err::write(dir.join(SBOM), sbom)?;
-    // The raw disk is final: it is hashed while it is converted. What one processor has left to do in the end is the qcow2's digest.
-    let raw = std::thread::scope(|scope| {
+    // The raw disk is final: it is hashed on one processor, while the other converts it and hashes the qcow2.
+    std::thread::scope(|scope| {
         let hashing = scope.spawn(|| store::hash_file(dir, RAW));
         disk::convert(&Qcow2 { raw: spec.raw, qcow2: &dir.join(QCOW2), compress: false, log: spec.log })?;
-        hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })?;
-    Ok(Made { trees: Vec::new(), hashed: vec![raw] })
+        let qcow2 = store::hash_file(dir, QCOW2)?;
+        let raw = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(Made { trees: Vec::new(), hashed: vec![raw, qcow2] })
+    })
 }
 
 /// Makes the compressed qcow2 of an image.

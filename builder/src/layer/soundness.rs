@@ -26,35 +26,44 @@ pub struct Damaged {
 #[error("a layer it is made of is damaged")]
 pub struct Unsound;
 
-/// Looks through layers on threads of their own.
+/// Looks through layers on a thread of its own, one after the other: the other processors are for what is made of them.
 #[derive(Debug, Default)]
 pub struct Soundness {
-    looking: Mutex<Vec<JoinHandle<Result<Option<Damaged>>>>>,
+    /// The last look, which waits for those before it and tells their findings too.
+    looking: Mutex<Option<Look>>,
     damaged: Mutex<Vec<Damaged>>,
     spared: Mutex<BTreeSet<Sha256Digest>>,
 }
 
+type Look = JoinHandle<Result<Vec<Damaged>>>;
+
 impl Soundness {
-    /// Layers that are not read to make this, so that their bytes have no say in it.
+    /// Layers of which no large file is read to make this, so that only their papers have a say in it.
     pub fn spare(&self, keys: impl IntoIterator<Item = Sha256Digest>) {
         self.spared.lock().unwrap_or_else(PoisonError::into_inner).extend(keys);
     }
 
-    /// Begins to read a layer that was in the store under this key, unless it is spared.
+    /// Begins to read a layer that was in the store under this key; its papers only, if it is spared.
     pub fn look(&self, key: &Sha256Digest, entry: &Entry) {
-        if !self.spared.lock().unwrap_or_else(PoisonError::into_inner).contains(key) {
-            self.read(key, entry);
-        }
+        let spared = self.spared.lock().unwrap_or_else(PoisonError::into_inner).contains(key);
+        self.begin(key, entry, if spared { Entry::glance } else { Entry::check });
     }
 
     /// Begins to read a layer, spared or not.
     pub fn read(&self, key: &Sha256Digest, entry: &Entry) {
+        self.begin(key, entry, Entry::check);
+    }
+
+    fn begin(&self, key: &Sha256Digest, entry: &Entry, look: fn(&Entry) -> Result<Vec<Damage>>) {
         let (key, entry) = (*key, entry.clone());
-        let look = move || {
-            let damage = entry.check()?.into_iter().next();
-            Ok(damage.map(|damage| Damaged { layer: entry.manifest.layer.clone(), key, damage }))
-        };
-        self.looking.lock().unwrap_or_else(PoisonError::into_inner).push(std::thread::spawn(look));
+        let mut looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = looking.take();
+        *looking = Some(std::thread::spawn(move || {
+            let mut found = before.map_or_else(|| Ok(Vec::new()), told)?;
+            let damage = look(&entry)?.into_iter().next();
+            found.extend(damage.map(|damage| Damaged { layer: entry.manifest.layer.clone(), key, damage }));
+            Ok(found)
+        }));
     }
 
     /// Waits until all that was begun is read.
@@ -62,11 +71,9 @@ impl Soundness {
     /// # Errors
     /// [`Unsound`] when any of it, ever, was found damaged; when something cannot be read.
     pub fn settle(&self) -> Result<()> {
-        let looking = std::mem::take(&mut *self.looking.lock().unwrap_or_else(PoisonError::into_inner));
+        let looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-        for thread in looking {
-            damaged.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        }
+        damaged.extend(looking.map_or_else(|| Ok(Vec::new()), told)?);
         if damaged.is_empty() { Ok(()) } else { Err(Unsound.into()) }
     }
 
@@ -80,4 +87,9 @@ impl Soundness {
             _ => Ok(self.damaged.into_inner().unwrap_or_else(PoisonError::into_inner)),
         }
     }
+}
+
+/// What a look found.
+fn told(look: Look) -> Result<Vec<Damaged>> {
+    look.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
