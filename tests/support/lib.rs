@@ -14,6 +14,7 @@ pub mod dns_servers;
 pub mod failover_writer;
 pub mod firewall;
 pub mod history;
+pub mod hypervisors;
 pub mod imposter;
 pub mod lab;
 pub mod lab_writer;

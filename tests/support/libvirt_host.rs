@@ -184,7 +184,7 @@ impl LibvirtHost {
         while bytes.len() < mib << 20 {
             bytes.extend(Sha256Digest::of(&bytes[bytes.len().saturating_sub(64)..]).0);
         }
-        bytes.resize(8 << 20, 0);
+        bytes.resize(bytes.len().max(8 << 20), 0);
         fs_err::write(&raw, bytes).expect("writing a raw disk");
         run(&["qemu-img", "convert", "-O", "qcow2", raw.as_str(), file.as_str()]);
         let bytes = fs_err::read(&file).expect("reading the image");
