@@ -4,8 +4,13 @@
 use kiln_firstboot::digest::Sha256Digest;
 use ring::digest::{Context, SHA256};
 
-/// Generation of the builder. Raise it when the same recipe makes other bytes than before: every key changes, and nothing old is reused.
-pub const BUILD_FORMAT: u32 = 1;
+/// Which derivation of keys new recipes follow. Raise it when the same recipe makes other bytes than before, and have [`Recipe::keys`] move
+/// the keys of the layers that do, and still derive what earlier recipes were: their images are in stores, and must be known there.
+///
+/// [`Recipe::keys`]: crate::recipe::Recipe::keys
+pub const BUILD_FORMAT: u32 = 2;
+/// What every key begins with, of whatever format: a lock must not be renewed because a later kiln builds otherwise.
+const FRAMING: u64 = 1;
 
 /// Hashes named fields, each framed by the length of its name and of its value.
 pub struct KeyHasher(Context);
@@ -21,7 +26,7 @@ impl KeyHasher {
     pub fn new(kind: &str) -> Self {
         let mut hasher = Self(Context::new(&SHA256));
         hasher.text("kind", kind);
-        hasher.number("build-format", u64::from(BUILD_FORMAT));
+        hasher.number("build-format", FRAMING);
         hasher
     }
 

@@ -19,7 +19,7 @@ use crate::lock::{Lock, LockedEtcd, LockedPackage};
 pub struct Recipe {
     /// 1.
     pub schema: u32,
-    /// [`BUILD_FORMAT`].
+    /// How its keys are derived: [`BUILD_FORMAT`] of the kiln that made it. In format 1, etcd came in with the image layer.
     pub build_format: u32,
     /// Name of the profile.
     pub profile: String,
@@ -258,7 +258,9 @@ impl Recipe {
             h.digest("tools", &tools);
             h.digest("boot-packages", &boot_packages);
             h.digest("base", &rootfs);
-            h.digest("etcd", &etcd);
+            if self.build_format > 1 {
+                h.digest("etcd", &etcd);
+            }
             h.text("vendor", &self.boot_vendor);
             h.text("command-line", &self.command_line);
             h.number("esp-mib", self.disk.esp_mib.into());
@@ -266,6 +268,9 @@ impl Recipe {
             h.number("root-mib", self.disk.root_mib.into());
         });
         let image = of("image", &|h| {
+            if self.build_format > 1 {
+                h.number("format", self.build_format.into());
+            }
             h.text("profile", &self.profile);
             h.text("definition", &self.definition);
             match (&self.cloud, customized) {
@@ -416,22 +421,33 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_keys_of_a_fixed_recipe_never_move() {
-        let keys = recipe().keys();
-        let found =
-            [keys.tools, keys.boot_packages, keys.etcd, keys.base, keys.boot, keys.image, keys.compressed, keys.tree];
-        // A change here rebuilds every image of every user. If that is meant, raise `BUILD_FORMAT` and write the new keys down.
-        let golden = [
+    fn the_keys_of_fixed_recipes_never_move() {
+        let found = |build_format| {
+            let keys = Recipe { build_format, ..recipe() }.keys();
+            [keys.tools, keys.boot_packages, keys.etcd, keys.base, keys.boot, keys.image, keys.compressed, keys.tree]
+                .map(|key| key.to_string())
+        };
+        // A change here rebuilds every image of every user. If that is meant, raise `BUILD_FORMAT` and write its keys down beside these.
+        let first = [
             "7901d258208a72827b584ec4b3c86a7ac59843ddf2d763d2ee78b64b58d59e0a",
             "f2c8bed36ef3b4150567cccd1e33d2780f0a619311cfb1937b1ab1f5158c20d3",
             "391be71c11e9b1142646b946fb07b7c54c54c01fef2bfbf3022a1c148713ec45",
             "b1fba8a30df3964120312d69bd64b98a26bc0a14ec27871c3f7eaad4c57877bf",
-            "5cad0507596993456d5474570d0faffde0b361ce4d34cde140e8b619a59cbab9",
-            "2eaf047ce6d5a9ec1b10bccabab02426cc01f4e867de26eadb09bc98f93f0c69",
-            "dd2e8e275ce20d706a2f3efcc6510ec9eab18fec537d09c55f89028f0feafe49",
-            "728dcc9dad6364973a7ffd123545c2c43f8d21b0de95808855ccba7863866c54",
+            "319978943bf8f953709ef8f510141a83be339787c6360f83cdd96577b2a7358b",
+            "96edf2edd18e8fbadb0372713f96a77724916b59484f0f4b0b1c49f7ac81a867",
+            "c76d98502a69bcb7629b7eedc75f9828ea46f47fc0340c7ae2c1bf7ce178bfee",
+            "4de34dcf0643bbe02fb87103c0782a253c06977ad43e397a1b162b6b624d52e8",
         ];
-        assert_eq!(found.map(|k| k.to_string()), golden.map(str::to_owned));
+        assert_eq!(found(1), first);
+        let second = [
+            "5cad0507596993456d5474570d0faffde0b361ce4d34cde140e8b619a59cbab9",
+            "db51c6f4e37f5b1c263c99a3618c4a721b2132c8072032489b6417e5119cce85",
+            "e22d776b347d5f034ad4a0ecd3c251d139d820fab44b336c479fce46456254ce",
+            "fffba6d620123dec0940123fb6c85a13c8eab72d6768d726402c281fd4eaf8d1",
+        ];
+        // etcd is in the boot layer.
+        assert_eq!((&found(2)[..4], &found(2)[4..]), (&first.map(str::to_owned)[..4], &second.map(str::to_owned)[..]));
+        assert_eq!(BUILD_FORMAT, 2);
     }
 
     #[test]

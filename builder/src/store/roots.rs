@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::listing::names;
 use super::{Damage, Entry, Store};
 use crate::exit::Refusal;
+use crate::key::BUILD_FORMAT;
 use crate::recipe::Recipe;
 
 /// File of an image entry that says what it was made from.
@@ -228,6 +229,9 @@ pub(crate) fn read_recipe(entry: &Entry) -> Result<Recipe> {
     let path = entry.dir.join(RECIPE);
     let recipe: Recipe =
         serde_json::from_slice(&fs_err::read(&path)?).with_context(|| format!("reading `{}`", path.display()))?;
+    if recipe.build_format > BUILD_FORMAT {
+        bail!("`{}` is of a newer kiln, whose layers this one does not know\nhint: use that kiln", path.display());
+    }
     // A changed digit of a pin would make garbage of what the image needs.
     if recipe.keys().image != entry.manifest.key {
         bail!("`{}` is not the recipe of image {}: it has been changed", path.display(), entry.manifest.key);
