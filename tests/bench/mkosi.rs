@@ -106,7 +106,7 @@ impl Mkosi {
              [Build]\nPackageCacheDirectory=/work/cache\nCacheDirectory=/work/incremental\nWorkspaceDirectory=/work/tmp\n",
             first.distribution,
             first.suites[0],
-            definition.packages.join(" ")
+            definition.packages.join(",")
         );
         std::fs::write(project.join("mkosi.conf"), configuration).expect("writing a configuration");
     }
