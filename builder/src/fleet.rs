@@ -49,6 +49,8 @@ pub struct Fleet {
     pub pki: Pki,
     /// Where its images are.
     pub store: Store,
+    /// What its [generations](crate::generations) are kept under.
+    pub series: String,
     /// How its hosts and nodes are reached.
     pub reach: Reach,
     /// Its hosts; nothing is asked of them until something is to be known.

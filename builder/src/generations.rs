@@ -2,7 +2,7 @@
 //!
 //! Each is a root of the store, so that the collector keeps what is deployed and what may be gone back to: `generation/PROFILE-N` says which
 //! image generation N is, and never changes; `generation/PROFILE.current` says which image is current. An image has one number in a cluster,
-//! however often it is gone back to.
+//! however often it is gone back to. What is tried in a lab that plays the hosts has a series of its own ([`of_lab`]).
 
 use anyhow::Result;
 use kiln_firstboot::digest::Sha256Digest;
@@ -14,6 +14,11 @@ use crate::store::{RootKind, Store};
 
 /// What the name of the root ends in that says which image is current.
 const CURRENT: &str = ".current";
+
+/// The series of a profile's lab, where its own is called as the profile: what is current in a lab is not what the cluster is to run.
+pub fn of_lab(profile: &str) -> String {
+    format!("{profile}.lab")
+}
 
 /// One generation of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -43,19 +48,19 @@ impl Generation {
 }
 
 impl Generations {
-    /// Those of a profile's cluster.
+    /// Those of a series.
     ///
     /// # Errors
     /// A [`Refusal`] when a root of the store cannot be read.
-    pub fn read(store: &Store, profile: &str) -> Result<Self> {
+    pub fn read(store: &Store, series: &str) -> Result<Self> {
         let roots = store.roots()?;
         let mut all: Vec<Generation> = roots
             .iter()
             .filter(|root| root.kind == RootKind::Generation)
             .filter_map(|root| {
-                let number = root.name.strip_prefix(profile)?.strip_prefix('-')?.parse().ok()?;
+                let number = root.name.strip_prefix(series)?.strip_prefix('-')?.parse().ok()?;
                 // Written by us it has no zero in front: `lab-03` is not generation 3 of `lab`.
-                (root.name == numbered(profile, number)).then_some(Generation {
+                (root.name == numbered(series, number)).then_some(Generation {
                     number,
                     key: root.key,
                     since: root.since,
@@ -63,7 +68,7 @@ impl Generations {
             })
             .collect();
         all.sort_by_key(|generation| generation.number);
-        let points = roots.iter().find(|root| root.kind == RootKind::Generation && root.name == pointer(profile));
+        let points = roots.iter().find(|root| root.kind == RootKind::Generation && root.name == pointer(series));
         let current = points.and_then(|points| all.iter().find(|g| g.key == points.key)).map(|g| g.number);
         Ok(Self { all, current })
     }
@@ -98,36 +103,46 @@ impl Generations {
     }
 }
 
-/// Keeps a generation, and makes it the current one of a profile's cluster. Durable when this returns; cut off in between it is kept and not
+/// Keeps a generation, and makes it the current one of its series. Durable when this returns; cut off in between it is kept and not
 /// yet current.
 ///
 /// # Errors
 /// When the store cannot be written.
-pub fn switch(store: &Store, profile: &str, generation: &Generation) -> Result<()> {
-    keep(store, profile, generation)?;
-    store.keep(RootKind::Generation, &pointer(profile), &generation.key, generation.since)
+pub fn switch(store: &Store, series: &str, generation: &Generation) -> Result<()> {
+    keep(store, series, generation)?;
+    store.keep(RootKind::Generation, &pointer(series), &generation.key, generation.since)
 }
 
 /// Keeps a generation, so that its image is not collected, without making it the current one.
 ///
 /// # Errors
 /// When the store cannot be written.
-pub fn keep(store: &Store, profile: &str, generation: &Generation) -> Result<()> {
-    store.keep(RootKind::Generation, &numbered(profile, generation.number), &generation.key, generation.since)
+pub fn keep(store: &Store, series: &str, generation: &Generation) -> Result<()> {
+    store.keep(RootKind::Generation, &numbered(series, generation.number), &generation.key, generation.since)
 }
 
 /// Gives a generation up, so that its image may be collected.
 ///
 /// # Errors
 /// A [`Refusal`] when it is the current one or there is none; when the root cannot be removed.
-pub fn drop(store: &Store, profile: &str, number: u64) -> Result<()> {
-    let generations = Generations::read(store, profile)?;
+pub fn drop(store: &Store, series: &str, number: u64) -> Result<()> {
+    let generations = Generations::read(store, series)?;
     generations.numbered(number)?;
     if generations.current == Some(number) {
-        let what = format!("generation {number} is what the nodes of `{profile}` are to run");
+        let what = format!("generation {number} is what the nodes of `{series}` are to run");
         return Err(Refusal::new(what, "make another one current first: kiln deploy or kiln rollout").into());
     }
-    store.forget(RootKind::Generation, &numbered(profile, number)).map(|_| ())
+    store.forget(RootKind::Generation, &numbered(series, number)).map(|_| ())
+}
+
+/// Gives a whole series up, once there is nothing any more that it is of.
+///
+/// # Errors
+/// When a root cannot be read or removed.
+pub fn forget(store: &Store, series: &str) -> Result<()> {
+    store.forget(RootKind::Generation, &pointer(series))?;
+    let all = Generations::read(store, series)?.all;
+    all.iter().try_for_each(|g| store.forget(RootKind::Generation, &numbered(series, g.number)).map(|_| ()))
 }
 
 /// The images that any cluster of this store is to run.
@@ -139,13 +154,13 @@ pub fn current_images(store: &Store) -> Result<Vec<Sha256Digest>> {
     Ok(store.roots()?.into_iter().filter(current).map(|root| root.key).collect())
 }
 
-fn numbered(profile: &str, number: u64) -> String {
-    format!("{profile}-{number}")
+fn numbered(series: &str, number: u64) -> String {
+    format!("{series}-{number}")
 }
 
 /// No profile's name has a dot in it, so this is no generation of another profile.
-fn pointer(profile: &str) -> String {
-    format!("{profile}{CURRENT}")
+fn pointer(series: &str) -> String {
+    format!("{series}{CURRENT}")
 }
 
 #[cfg(test)]
@@ -191,6 +206,21 @@ mod tests {
             Generations::read(&store, profile).unwrap().all.iter().map(|g| g.number).collect::<Vec<_>>()
         };
         assert_eq!((numbers("lab"), numbers("lab-1"), numbers("la")), (vec![1], vec![1, 2], vec![]));
+    }
+
+    #[test]
+    fn what_is_tried_in_a_lab_is_not_what_the_cluster_is_to_run() {
+        let (_dir, store) = store();
+        deploy(&store, "k8s0", "a", 1);
+        for image in ["b", "c"] {
+            deploy(&store, &of_lab("k8s0"), image, 2);
+        }
+        let cluster = Generations::read(&store, "k8s0").unwrap();
+        assert_eq!((cluster.all.len(), cluster.current().map(|g| g.key)), (1, Some(Sha256Digest::of(b"a"))));
+        assert_eq!(Generations::read(&store, &of_lab("k8s0")).unwrap().current, Some(2));
+        forget(&store, &of_lab("k8s0")).unwrap();
+        assert_eq!(Generations::read(&store, &of_lab("k8s0")).unwrap(), Generations::default());
+        assert_eq!(Generations::read(&store, "k8s0").unwrap(), cluster);
     }
 
     #[test]

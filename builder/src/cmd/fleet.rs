@@ -9,6 +9,7 @@ use super::lab;
 use crate::cli::Places;
 use crate::exit::Refusal;
 use crate::fleet::{Fleet, PATIENCE, drivers};
+use crate::generations;
 use crate::lab::admission::Lenience;
 use crate::lab::scale;
 use crate::pki::Pki;
@@ -111,13 +112,19 @@ impl WhereArgs {
         Ok(Fleet {
             pki: Pki::load(&places.pki(&profile)?, &profile)?,
             store: Store::at(places.store()?),
-            dir: dir(places, &profile, self)?,
+            series: self.series(&profile.name),
+            dir: dir(places, &profile.name, self.lab)?,
             patience: PATIENCE,
             reach,
             hosts,
             broken,
             profile,
         })
+    }
+
+    /// What its generations are kept under.
+    pub(super) fn series(self, profile: &str) -> String {
+        if self.lab { generations::of_lab(profile) } else { profile.to_owned() }
     }
 
     /// How the cluster is reached.
@@ -129,8 +136,20 @@ impl WhereArgs {
     }
 }
 
+/// Gives up what was kept of a lab's hosts, which are gone.
+pub(super) fn forget_lab(places: &Places, profile: &str) -> Result<()> {
+    generations::forget(&Store::at(places.store()?), &generations::of_lab(profile))?;
+    let dir = dir(places, profile, true)?;
+    if dir.exists() {
+        fs_err::remove_dir_all(&dir)?;
+    }
+    // It goes with the last lab; it is not empty while there is another.
+    let _ = dir.parent().map(fs_err::remove_dir);
+    Ok(())
+}
+
 /// What a lab's hosts have been brought to has nothing to do with the profile's own.
-fn dir(places: &Places, profile: &Profile, at: WhereArgs) -> Result<Utf8PathBuf> {
-    let dir = places.home()?.join(if at.lab { "deploy-lab" } else { "deploy" }).join(&profile.name);
+fn dir(places: &Places, profile: &str, lab: bool) -> Result<Utf8PathBuf> {
+    let dir = places.home()?.join(if lab { "deploy-lab" } else { "deploy" }).join(profile);
     camino::absolute_utf8(&dir).with_context(|| format!("resolving `{dir}`"))
 }

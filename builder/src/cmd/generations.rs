@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::fleet::ClusterArgs;
+use super::fleet::{ClusterArgs, WhereArgs};
 use crate::cli::Places;
 use crate::generations::{self, Generations};
 use crate::store::Store;
@@ -21,6 +21,8 @@ pub struct GenerationsArgs {
     /// Give this generation up; its image goes with the next `kiln store gc`
     #[arg(long, value_name = "N")]
     drop: Option<u64>,
+    #[command(flatten)]
+    at: WhereArgs,
 }
 
 impl GenerationsArgs {
@@ -30,17 +32,18 @@ impl GenerationsArgs {
     /// A refusal to give up the current one, or when a root of the store cannot be read.
     pub fn run(self, places: &Places) -> Result<()> {
         let (store, profile) = (Store::at(places.store()?), places.profile(&self.cluster.profile)?);
+        let series = self.at.series(&profile.name);
         if let Some(number) = self.drop {
-            generations::drop(&store, &profile.name, number)?;
+            generations::drop(&store, &series, number)?;
         }
-        let found = Generations::read(&store, &profile.name)?;
+        let found = Generations::read(&store, &series)?;
         let line = |g: &generations::Generation| {
             let since = jiff::Timestamp::from_second(g.since).map_or_else(|_| "?".into(), |time| time.to_string());
             let mark = if found.current == Some(g.number) { "  current" } else { "" };
             format!("{:>4}  {:.12}  since {since}{mark}\n", g.number, g.key.to_string())
         };
         let text: String = found.all.iter().map(line).collect();
-        let text = if text.is_empty() { format!("nothing of `{}` was deployed\n", profile.name) } else { text };
+        let text = if text.is_empty() { format!("nothing of `{series}` was deployed\n") } else { text };
         places.print(&found, &text)
     }
 }

@@ -16,6 +16,7 @@ use clap::Subcommand;
 
 use crate::cli::Places;
 use crate::cmd::build::SourceArgs;
+use crate::cmd::fleet;
 use crate::exit::{Ended, Refusal};
 use crate::lab::admission::Lenience;
 use crate::lab::host::TREE;
@@ -351,6 +352,7 @@ impl LabArgs {
                 let there = lab.down()?;
                 Store::at(places.store()?).forget(RootKind::Lab, &lab.profile.name)?;
                 disks::forget(places, &lab)?;
+                fleet::forget_lab(places, &lab.profile.name)?;
                 log::info!("{}", if there { "the lab is gone" } else { "there was no lab" });
                 Ok(())
             }

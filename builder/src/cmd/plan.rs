@@ -103,7 +103,7 @@ impl PlanArgs {
 fn hosts(places: &Places, profile: &Profile, at: WhereArgs, image: Sha256Digest) -> Result<HostsPart> {
     let fleet = at.fleet(places, profile.clone())?;
     let survey = fleet.survey();
-    let generations = Generations::read(&fleet.store, &profile.name)?;
+    let generations = Generations::read(&fleet.store, &fleet.series)?;
     let generation: Generation = generations.of_image(image, &survey.roots(), clock::now());
     let answers = survey.answers();
     let (astray, found) = (placement::astray(profile, &answers), Placement::found(profile, &answers));

@@ -18,7 +18,7 @@ impl Fleet {
     /// A [`Refusal`] when there is no such generation, or no build.
     pub fn choose(&self, survey: &Survey, number: Option<u64>, now: i64) -> Result<(Generation, Generations)> {
         let name = &self.profile.name;
-        let generations = Generations::read(&self.store, name)?;
+        let generations = Generations::read(&self.store, &self.series)?;
         let chosen = match number {
             Some(number) => generations.numbered(number)?,
             None => {
@@ -36,7 +36,7 @@ impl Fleet {
     /// # Errors
     /// A [`Refusal`] when there is none.
     pub fn current(&self, number: Option<u64>) -> Result<(Generation, Generations)> {
-        let generations = Generations::read(&self.store, &self.profile.name)?;
+        let generations = Generations::read(&self.store, &self.series)?;
         let current = || {
             let remedy = format!("deploy one: kiln deploy {}", self.profile.name);
             generations.current().ok_or_else(|| Refusal::new("no generation is deployed from this store", remedy))
@@ -71,7 +71,7 @@ impl Fleet {
         admit(&plan)?;
         self.preflight(&plan)?;
         // First: the image must not be collected from the store, nor from a host, while it is deployed.
-        generations::switch(&self.store, &self.profile.name, generation)?;
+        generations::switch(&self.store, &self.series, generation)?;
         plan.notes.iter().for_each(|note| log::info!("note: {note}"));
         self.run(&plan, &cast, tell)?;
         require_all(&plan)?;

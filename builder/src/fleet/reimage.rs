@@ -127,7 +127,7 @@ impl Fleet {
     /// # Errors
     /// When the store cannot be written, or a step fails.
     pub fn settle(&self, generation: &Generation, tell: &dyn Tell) -> Result<()> {
-        generations::switch(&self.store, &self.profile.name, generation)?;
+        generations::switch(&self.store, &self.series, generation)?;
         let wished = self.wished()?;
         self.run(&machine_plan::settle(&wished, &self.survey()), &wished, tell)
     }

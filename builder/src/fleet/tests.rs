@@ -82,6 +82,7 @@ impl World {
             profile: GROUND.profile.clone(),
             pki: GROUND.pki.clone(),
             store: Store::at(&GROUND.store),
+            series: "k8s0".into(),
             reach: Reach::default(),
             hosts: GROUND.profile.hosts.iter().zip(&disks).map(model).collect(),
             broken: BTreeMap::new(),

@@ -38,12 +38,12 @@ impl FleetHands<'_> {
         let store = &self.fleet.store;
         let entry = store.entry(&generation.key)?.context("the image of a generation is not in the store")?;
         let etcd = trust::recipe_of(&entry)?.etcd.version;
-        generations::keep(store, &self.fleet.profile.name, generation)?;
+        generations::keep(store, &self.fleet.series, generation)?;
         Ok(Target { root: generation.root(), etcd })
     }
 
     fn generations(&self) -> Result<Generations> {
-        Generations::read(&self.fleet.store, &self.fleet.profile.name)
+        Generations::read(&self.fleet.store, &self.fleet.series)
     }
 }
 
