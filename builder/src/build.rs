@@ -205,14 +205,13 @@ fn build_image(store: &Store, plan: &Plan, layers: &mut Vec<LayerReport>, sound:
     let entries = plan.entries(&etcd.dir)?;
     let allow = plan.recipe.hygiene.as_ref().map_or(&[][..], |hygiene| &hygiene.allow);
     hygiene::gate(&looked.dir.join(hygiene::FINDINGS), &entries, allow)?;
-    let below = match plan.recipe.cloud {
-        None => plan.etcd_entries(&etcd.dir),
-        Some(_) => Vec::new(),
-    };
-    // A cloud image starts itself.
-    let boot = match plan.recipe.cloud {
-        None => Some(ensure_boot(store, plan, (&base_tar, &below), &tools, layers, sound)?),
-        Some(_) => None,
+    let (boot, below) = match plan.recipe.cloud {
+        None => {
+            let below = plan.etcd_entries(&etcd.dir);
+            (Some(ensure_boot(store, plan, (&base_tar, &below), &tools, layers, sound)?), below)
+        }
+        // A cloud image starts itself.
+        Some(_) => (None, Vec::new()),
     };
     let disk = plan.recipe.cloud.map(|_| base.dir.join(customized::DISK));
     let installed = match plan.recipe.customize {

@@ -364,7 +364,8 @@ fn remove_tree(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn scratch() -> (tempfile::TempDir, Store) {
+    /// A store in a directory of its own.
+    pub(super) fn scratch() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(dir.path().join("store"));
         (dir, store)

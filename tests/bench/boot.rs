@@ -44,7 +44,7 @@ pub(crate) fn compare() {
     }
     lab.ok(&["down"]);
 
-    let [serving, etcd, plain] = [serving, etcd, plain].map(super::formation::median);
+    let [serving, etcd, plain] = [serving, etcd, plain].map(super::middle);
     println!(
         "VM, kernel start → member serves  {serving:6.1} s   {:+.1} s beside a plain boot to multi-user ({plain:.1} s); etcd ready {etcd:.1} s",
         serving - plain

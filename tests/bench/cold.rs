@@ -11,7 +11,7 @@ use kiln_tests::places::{Places, Scratch, Seeding};
 use kiln_tests::program::{run, workspace};
 
 use super::mkosi::Mkosi;
-use super::timed;
+use super::{middle, timed};
 
 /// Builds of each kind, in turn; the median is printed.
 const RUNS: usize = 3;
@@ -28,17 +28,13 @@ pub(crate) fn compare() {
         kiln.push(seconds);
         plain.push(mmdebstrap());
     }
-    kiln.sort_by(f64::total_cmp);
-    plain.sort_by(f64::total_cmp);
-    let (kiln, plain) = (kiln[RUNS / 2], plain[RUNS / 2]);
+    let (kiln, plain) = (middle(kiln), middle(plain));
     println!(
         "cold build, packages fetched     {kiln:8.2} s   {:5.2} x plain mmdebstrap of the same packages to a tar ({plain:.2} s)",
         kiln / plain
     );
     let mkosi = Mkosi::of("ubuntu-24.04");
-    let mut others: Vec<f64> = (0..RUNS).map(|_| mkosi.cold()).collect();
-    others.sort_by(f64::total_cmp);
-    let mkosi = others[RUNS / 2];
+    let mkosi = middle((0..RUNS).map(|_| mkosi.cold()).collect());
     println!(
         "  beside mkosi                   {mkosi:8.2} s   {:5.2} x kiln's time, for the same packages in a disk",
         mkosi / kiln

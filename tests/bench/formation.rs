@@ -8,12 +8,14 @@ use kiln_tests::program::{etcd, kill, kiln, output, run, spawn, workspace};
 use kiln_tests::wait::until;
 use serde_json::Value;
 
+use super::middle;
+
 /// Runs of each way; a lab takes a while.
 const RUNS: usize = 3;
 
 pub(crate) fn compare() {
-    let by_hand = median((0..RUNS).map(static_cluster).collect());
-    let by_kiln = median((0..RUNS).map(|_| lab()).collect());
+    let by_hand = middle((0..RUNS).map(static_cluster).collect());
+    let by_kiln = middle((0..RUNS).map(|_| lab()).collect());
     println!(
         "three nodes, etcd start → activated {by_kiln:6.2} s   {:+.2} s beside three hand-configured etcd ({by_hand:.2} s)",
         by_kiln - by_hand
@@ -91,9 +93,4 @@ fn lab() -> f64 {
     let finished = nodes.iter().map(|n| first(journal(n, &[&activated]))).fold(0.0, f64::max);
     lab(&["down", "lab"]);
     finished - started
-}
-
-pub(crate) fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
 }

@@ -12,18 +12,16 @@ use kiln_tests::node::text;
 use kiln_tests::program::{etcd, kill, output, spawn};
 use kiln_tests::wait::until;
 
+use super::middle;
+
 /// Of three members, each is replaced once: more than that a day the grantors allow to nobody.
 const MEMBERS: [usize; 3] = [2, 1, 0];
 /// etcd itself wants its members connected for five seconds before it changes them.
 const CONNECTED: Duration = Duration::from_secs(6);
 
 pub(crate) fn compare() {
-    let mut by_hand: Vec<f64> = MEMBERS.iter().map(|index| hand(*index)).collect();
-    let mut by_kiln = kiln();
-    for all in [&mut by_hand, &mut by_kiln] {
-        all.sort_by(f64::total_cmp);
-    }
-    let (by_hand, by_kiln) = (by_hand[by_hand.len() / 2], by_kiln[by_kiln.len() / 2]);
+    let by_hand = middle(MEMBERS.iter().map(|index| hand(*index)).collect());
+    let by_kiln = middle(kiln());
     println!(
         "wiped node, boot → voter         {by_kiln:8.2} s   {:+.2} s beside the same typed with etcdctl ({by_hand:.2} s); its old member was down for {} s before",
         by_kiln - by_hand,

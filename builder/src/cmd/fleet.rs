@@ -136,13 +136,15 @@ impl WhereArgs {
     }
 }
 
-/// Gives up what was kept of a lab's hosts, which are gone.
+/// Gives up what was kept of a lab's hosts, which are gone. Nothing is read where nothing was ever done to them.
 pub(super) fn forget_lab(places: &Places, profile: &str) -> Result<()> {
-    generations::forget(&Store::at(places.store()?), &generations::of_lab(profile))?;
     let dir = dir(places, profile, true)?;
-    if dir.exists() {
-        fs_err::remove_dir_all(&dir)?;
+    if !dir.exists() {
+        return Ok(());
     }
+    generations::forget(&Store::at(places.store()?), &generations::of_lab(profile))?;
+    // Last: as long as it is there, this has to be done.
+    fs_err::remove_dir_all(&dir)?;
     // It goes with the last lab; it is not empty while there is another.
     let _ = dir.parent().map(fs_err::remove_dir);
     Ok(())

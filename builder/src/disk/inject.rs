@@ -11,45 +11,44 @@ use anyhow::{Context as _, bail};
 
 use super::compose::{Selection, select};
 use super::entry::Content;
-use super::tool_tree::ToolTree;
 use super::{DiskSpec, ListChanged, archive, gpt::Extent};
 use crate::tool::Tool;
 
 /// A root file system on a disk, to be completed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inject<'a> {
-    /// The disk.
-    pub raw: &'a Path,
-    /// Where on it.
+    /// The disk, and what goes on it.
+    pub spec: &'a DiskSpec<'a>,
+    /// Where on the disk.
     pub at: Extent,
-    /// The time of everything, Unix seconds.
-    pub epoch: u64,
 }
 
 impl Inject<'_> {
     /// A directory beside the disk for the script and for files that are not on the build host as files.
     fn scratch(&self) -> PathBuf {
-        self.raw.with_extension("inject")
+        self.spec.raw.with_extension("inject")
     }
 
     /// The debugfs that runs the script.
-    pub(super) fn tool(&self, tools: &ToolTree) -> Tool {
-        let mut device = self.raw.as_os_str().to_owned();
+    pub(super) fn tool(&self) -> Tool {
+        let mut device = self.spec.raw.as_os_str().to_owned();
         device.push(format!("?offset={}", self.at.start));
-        tools
+        self.spec
+            .tools
             .tool("usr/sbin/debugfs")
             .args(["-w", "-f"])
             .arg(self.scratch().join("script"))
             .arg(device)
-            .env("SOURCE_DATE_EPOCH", self.epoch.to_string())
-            .env("E2FSPROGS_FAKE_TIME", self.epoch.to_string())
+            .env("SOURCE_DATE_EPOCH", self.spec.epoch.to_string())
+            .env("E2FSPROGS_FAKE_TIME", self.spec.epoch.to_string())
     }
 
     /// Lays out what puts the spec's entries over what was made of its base and of those `below`. The disk is not touched.
     ///
     /// # Errors
     /// [`ListChanged`] when the base does not list what it should; [`super::compose::ComposeError`]; names debugfs cannot take.
-    pub(super) fn lay_out(&self, spec: &DiskSpec<'_>) -> anyhow::Result<()> {
+    pub(super) fn lay_out(&self) -> anyhow::Result<()> {
+        let spec = self.spec;
         let (_, members) = archive::open(spec.base_tar).map_err(|error| match spec.listed {
             Some(_) => error.context(ListChanged),
             None => error,
@@ -74,10 +73,10 @@ impl Inject<'_> {
     ///
     /// # Errors
     /// Whatever debugfs complains of, such as a full file system.
-    pub(super) fn run(&self, tools: &ToolTree, log: &Path) -> anyhow::Result<()> {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
         let scratch = self.scratch();
         let complaints = scratch.join("complaints");
-        self.tool(tools).stdout_file(log).log(&complaints).run()?;
+        self.tool().stdout_file(self.spec.log).log(&complaints).run()?;
         // debugfs ends with 0 whatever happened; it only greets and complains on its standard error.
         let text = fs_err::read_to_string(&complaints)?;
         if let Some(complaint) = text.lines().find(|line| !line.starts_with("debugfs 1.") && !line.trim().is_empty()) {
@@ -209,7 +208,7 @@ mod tests {
                 raw: &raw,
                 log: &raw,
             };
-            Inject { raw: &raw, at, epoch: 0 }.lay_out(&spec)
+            Inject { spec: &spec, at }.lay_out()
         };
         lay_out(&base, "a").unwrap();
         assert!(lay_out(&other, "b").unwrap_err().is::<ListChanged>());

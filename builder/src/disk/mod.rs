@@ -1,8 +1,8 @@
 //! The disk image: GPT with BIOS boot, ESP, /boot and root, made without a loop device and without root.
 //!
 //! Two layers. [`build_boot`] makes everything that depends on the base and etcd alone: their root file system, that of /boot, the ESP, grub's
-//! boot sector and core. [`assemble`] copies the parts onto a disk and puts the image's own files into the root, so that a change of firstboot costs little
-//! more than copying the disk. The same spec gives the same bytes: all identifiers come from keys, all times from `epoch`.
+//! boot sector and core. [`assemble`] copies the parts onto a disk and puts the image's own files into the root, so that a change of firstboot
+//! costs little more than copying the disk. The same spec gives the same bytes: all identifiers come from keys, all times from `epoch`.
 //!
 //! Pure: `ident`, `gpt`, `gpt_reader`, `bios`, `grub`. Edges: `cloud`, `tool_tree`, `entry`, `archive`, `compose`, `inject`, `ext4`, `esp`, and this file.
 #![expect(clippy::disallowed_methods, reason = "writes the disk")]
@@ -220,7 +220,7 @@ pub fn build_boot(spec: &BootSpec<'_>) -> anyhow::Result<()> {
 
 impl DiskSpec<'_> {
     fn inject(&self, root: Extent) -> Inject<'_> {
-        Inject { raw: self.raw, at: root, epoch: self.epoch }
+        Inject { spec: self, at: root }
     }
 
     /// The program it takes, as a line for a shell, with the sizes of the boot layer's parts.
@@ -231,7 +231,7 @@ impl DiskSpec<'_> {
             None => Some(layout.root),
             Some(disk) => CloudDisk::find(disk).ok().map(|disk| disk.root.extent),
         };
-        root.into_iter().map(|root| self.inject(root).tool(self.tools).line()).collect()
+        root.into_iter().map(|root| self.inject(root).tool().line()).collect()
     }
 }
 
@@ -272,10 +272,10 @@ pub fn assemble(spec: &DiskSpec<'_>) -> anyhow::Result<()> {
     let inject = spec.inject(layout.root);
     // debugfs writes into the root alone, so what lies before it is copied meanwhile; and what is asked of it is laid out while the root is copied.
     std::thread::scope(|scope| {
-        let asking = scope.spawn(|| inject.lay_out(spec));
+        let asking = scope.spawn(|| inject.lay_out());
         copy_sparse(root.file_mut(), raw.file_mut(), layout.root.start).context("copying the root into the disk")?;
         asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let injecting = scope.spawn(|| inject.run(spec.tools, spec.log));
+        let injecting = scope.spawn(|| inject.run());
         copy_sparse(esp.file_mut(), raw.file_mut(), layout.esp.start).context("copying the ESP into the disk")?;
         copy_sparse(boot.file_mut(), raw.file_mut(), layout.boot.start).context("copying /boot into the disk")?;
         injecting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -289,9 +289,9 @@ fn complete(spec: &DiskSpec<'_>, disk: &Path) -> anyhow::Result<()> {
     let mut raw = fs_err::OpenOptions::new().write(true).create_new(true).open(spec.raw)?;
     raw.set_len(from.metadata()?.len())?;
     let inject = spec.inject(root);
-    inject.lay_out(spec)?;
+    inject.lay_out()?;
     copy_sparse(from.file_mut(), raw.file_mut(), 0).context("copying the cloud image's disk")?;
-    inject.run(spec.tools, spec.log)
+    inject.run()
 }
 
 /// The base no longer lists what it did: its bytes are damaged.

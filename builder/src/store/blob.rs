@@ -109,13 +109,8 @@ impl BlobWriter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::tests::scratch;
     use std::io::Write as _;
-
-    fn scratch() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::at(dir.path().join("store"));
-        (dir, store)
-    }
 
     #[test]
     fn keeps_a_blob_only_if_it_is_the_one_expected() {
