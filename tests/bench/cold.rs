@@ -7,11 +7,11 @@ use kiln_builder::image_file;
 use kiln_builder::lock::Lock;
 use kiln_builder::{plan, profile_file};
 use kiln_tests::node::text;
-use kiln_tests::places::{Places, Scratch, Seeding};
+use kiln_tests::places::{Places, Scratch};
 use kiln_tests::program::{run, workspace};
 
 use super::mkosi::Mkosi;
-use super::{middle, timed};
+use super::{lab_scratch, middle, timed};
 
 /// Builds of each kind, in turn; the median is printed.
 const RUNS: usize = 3;
@@ -43,10 +43,7 @@ pub(crate) fn compare() {
 
 /// A store that has all that was fetched for the lab, and nothing made of it.
 fn scratch() -> Scratch {
-    let scratch = Scratch::new(Seeding::Link);
-    let profile = std::fs::read_to_string(workspace().join("profiles/lab.toml")).expect("reading the lab's profile");
-    scratch.add_profile("lab", &profile);
-    scratch.take_public_keys("lab");
+    let scratch = lab_scratch();
     std::fs::remove_dir_all(scratch.places.home.join("store/entries")).expect("removing layers");
     scratch
 }

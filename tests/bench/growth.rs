@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use kiln_tests::node::text;
-use kiln_tests::places::{Scratch, Seeding};
-use kiln_tests::program::{firstboot, run, workspace};
+use kiln_tests::program::{firstboot, run};
 
-use super::{median, mega, timed};
+use super::{lab_scratch, median, mega, timed};
 
 /// How many generations there are when the store is looked at.
 const LOOKS: [usize; 3] = [1, 10, 100];
@@ -17,10 +16,7 @@ const DISKS: [&str; 2] = ["disk.raw", "disk.qcow2"];
 
 /// Every generation is pinned, so that the collector has all their recipes to follow.
 pub(crate) fn measure() {
-    let scratch = Scratch::new(Seeding::Link);
-    let profile = std::fs::read_to_string(workspace().join("profiles/lab.toml")).expect("reading the lab's profile");
-    scratch.add_profile("lab", &profile);
-    scratch.take_public_keys("lab");
+    let scratch = lab_scratch();
     let places = &scratch.places;
     let (agent, plain) = (scratch.dir.path().join("firstboot"), std::fs::read(firstboot()).expect("reading firstboot"));
     let layers = on_disk(&places.home.join("store"));
