@@ -15,7 +15,7 @@ use crate::profile::Node;
 use crate::reach::Reach;
 
 /// How long an agent may take to answer. A VM under emulation needs most of a second for the handshake alone.
-const LIMIT: Duration = Duration::from_secs(4);
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// What each of these nodes answered, in their order; all are asked at once.
 ///

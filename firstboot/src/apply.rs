@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::agent::client;
+use crate::agent::server::ANSWER_LIMIT;
 use crate::charter::Charter;
 use crate::control_client::{self, EtcdUnit};
 use crate::decision::Decision;
@@ -20,8 +21,8 @@ use crate::state::{Phase, RaftId, State};
 use crate::tls::AgentTls;
 use crate::{durable, journal, last_words, raft_id, state_file};
 
-/// How long a grantor may take; it may have to wait out two seconds between a removal and an addition.
-const JOIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a grantor may take: as long as it gives itself, and the handshake.
+const JOIN_LIMIT: Duration = Duration::from_secs(ANSWER_LIMIT.as_secs() + 2);
 
 /// What a round works with.
 #[derive(Debug)]

@@ -111,6 +111,11 @@ impl Hearing {
             .collect()
     }
 
+    /// When the last look was.
+    pub fn last_look(&self) -> Option<Instant> {
+        self.last.as_ref().map(|(_, at)| *at)
+    }
+
     /// The cluster's version as of the last look.
     pub fn cluster_version(&self) -> Option<EtcdVersion> {
         self.last.as_ref().and_then(|(look, _)| look.cluster_version)

@@ -18,6 +18,7 @@ use crate::etcd::{Created, Etcd, EtcdStatus};
 use crate::fault::{Point, cut};
 use crate::name::Fqdn;
 use crate::record::{ACTIVATED, ActivationRecord, Audit, LINEAGE, LineageRecord, MemberRecord, audit_key, member_key};
+use crate::rest::rest;
 use crate::state::RaftId;
 use crate::{clock, fault, journal, peer_hash};
 
@@ -37,6 +38,7 @@ const COMPLAIN_AFTER: Duration = Duration::from_secs(10);
 pub async fn tend(desk: Arc<Desk>) {
     let mut custodian = Custodian { learners: HashMap::new(), recorded: false, activated: false };
     loop {
+        let began = clock::monotonic();
         if let Some(seat) = desk.seat()
             && let Some(lineage) = seat.lineage
             && let Ok(status) = desk.etcd.status().await
@@ -45,7 +47,8 @@ pub async fn tend(desk: Arc<Desk>) {
         {
             log::debug!("looking after the cluster: {e:#}");
         }
-        sleep(if custodian.activated { SETTLED } else { FORMING }).await;
+        let pause = if custodian.activated { SETTLED } else { FORMING };
+        sleep(rest(pause, clock::monotonic().duration_since(began))).await;
     }
 }
 
@@ -78,7 +81,7 @@ impl Custodian {
             record(desk, seat, lineage, status).await?;
             self.recorded = true;
         }
-        let members = desk.etcd.members().await?;
+        let mut members = desk.etcd.members().await?;
         let now = clock::monotonic();
         self.learners.retain(|id, _| members.iter().any(|m| m.id == *id && m.learner));
         for member in members.iter().filter(|m| m.learner) {
@@ -87,7 +90,10 @@ impl Custodian {
         for (member, fqdn) in promotable(&members, &seat.charter) {
             let Some(learner) = self.learners.get_mut(&member) else { continue };
             match learner.verdict(desk, seat, status.raft_cluster, &fqdn).await {
-                Some(Verdict::Equal) => promote(desk, seat, &fqdn, member).await?,
+                Some(Verdict::Equal) => {
+                    promote(desk, seat, &fqdn, member).await?;
+                    members = desk.etcd.members().await?;
+                }
                 Some(Verdict::Differs) => refuse(desk, seat, &fqdn, member).await?,
                 Some(Verdict::Later | Verdict::Anew) | None => {}
             }
@@ -100,7 +106,7 @@ impl Custodian {
             journal::tell(&journal::NOTICE, &format!("learner {member} never caught up; its place is given up"), &[]);
             audit(desk, seat, "remove-learner", &fqdn, member).await?;
         }
-        if !self.activated && complete(&desk.etcd.members().await?, &seat.charter) {
+        if !self.activated && complete(&members, &seat.charter) {
             cut(Point::Complete);
             let record = ActivationRecord { lineage, by: seat.own.clone(), at: clock::now() };
             desk.etcd.create(ACTIVATED, serde_json::to_vec(&record)?).await?;

@@ -414,10 +414,18 @@ fn obstacle(seen: &Observation, charter: &Charter, fqdn: &Fqdn) -> Option<Obstac
     if asked.peek().is_none() {
         return Some(ObstacleKind::NotAsked);
     }
-    asked.find_map(|peer| peer_obstacle(charter, peer))
+    let forming = forming(seen, charter);
+    asked.find_map(|peer| peer_obstacle(charter, forming, peer))
 }
 
-fn peer_obstacle(charter: &Charter, peer: &PeerObservation) -> Option<ObstacleKind> {
+/// The founder holds data or runs, and has not heard of an activation; nobody else has either. Only what an operator is told hangs on it.
+fn forming(seen: &Observation, charter: &Charter) -> bool {
+    let begun = |status: &NodeStatus| matches!(status.holds, Holds::Data { .. } | Holds::Running(_));
+    agreeing(seen, charter).any(|(fqdn, status)| *fqdn == charter.founder && begun(status))
+        && !agreeing(seen, charter).any(|(_, status)| status.activated)
+}
+
+fn peer_obstacle(charter: &Charter, forming: bool, peer: &PeerObservation) -> Option<ObstacleKind> {
     let status = match &peer.answer {
         PeerAnswer::Answered(status) => status,
         PeerAnswer::Unreachable(error) => {
@@ -435,9 +443,12 @@ fn peer_obstacle(charter: &Charter, peer: &PeerObservation) -> Option<ObstacleKi
     }
     match &status.holds {
         Holds::Blank => None,
+        Holds::Running(running) if forming => Some(ObstacleKind::Forming { lineage: running.lineage }),
+        Holds::Data { lineage } if forming => Some(ObstacleKind::Forming { lineage: *lineage }),
         Holds::Running(running) => Some(ObstacleKind::NotServing { lineage: running.lineage }),
         Holds::Data { lineage } => Some(ObstacleKind::HoldsData { lineage: *lineage }),
-        Holds::Unknown => Some(ObstacleKind::Halted(status.waiting_for.clone())),
+        Holds::Unknown if status.has_halted() => Some(ObstacleKind::Halted(status.waiting_for.clone())),
+        Holds::Unknown => Some(ObstacleKind::Unsure(status.waiting_for.clone())),
     }
 }
 

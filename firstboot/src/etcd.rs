@@ -325,6 +325,18 @@ impl Etcd {
         Ok(())
     }
 
+    /// Writes these keys, all or none, and waits for that as long as it takes etcd: what depends on it cannot be taken back.
+    ///
+    /// # Errors
+    /// When there is no quorum.
+    pub async fn put_all(&self, keys: Vec<(String, Vec<u8>)>) -> Result<()> {
+        let named = keys.iter().map(|(key, _)| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+        let puts: Vec<TxnOp> = keys.into_iter().map(|(key, value)| TxnOp::put(key, value, None)).collect();
+        let mut client = Client::from_channel(Channel::Tonic(self.patient.clone()), None).await?;
+        client.txn(Txn::new().and_then(puts)).await.with_context(|| format!("writing {named}"))?;
+        Ok(())
+    }
+
     /// Takes the lock `key` for at most `seconds`, or tells who has it. The caller sees to it that `owner` asks one call at a time: a
     /// lock that `owner` holds already was left by a crash, and is taken over.
     ///

@@ -105,16 +105,21 @@ fn waiting(seen: &Observation, charter: &Charter, reason: &WaitReason) -> Vec<St
 /// Row 13, and the cardinal case: two of three wiped while the third is down.
 fn blank_among_others(seen: &Observation, charter: &Charter, obstacles: &[Obstacle]) -> Vec<String> {
     let with_data = |obstacle: &&Obstacle| match obstacle.why {
-        ObstacleKind::HoldsData { .. } | ObstacleKind::NotServing { .. } => true,
+        ObstacleKind::HoldsData { .. } | ObstacleKind::NotServing { .. } | ObstacleKind::Forming { .. } => true,
         ObstacleKind::NotAsked
         | ObstacleKind::NotLocated
         | ObstacleKind::LookupFailed(_)
         | ObstacleKind::Unreachable { .. }
         | ObstacleKind::Halted(_)
+        | ObstacleKind::Unsure(_)
         | ObstacleKind::Disagrees { .. } => false,
     };
     let (holders, unknown): (Vec<_>, Vec<_>) = obstacles.iter().partition(with_data);
     let names = |obstacles: &[&Obstacle]| list(&obstacles.iter().map(|o| &o.fqdn).collect::<Vec<_>>());
+    if obstacles.iter().any(|obstacle| matches!(obstacle.why, ObstacleKind::Forming { .. })) {
+        let wait = if holders.len() == 1 { "waits" } else { "wait" };
+        return under_way(charter, &format!("{} {wait}", names(&holders)));
+    }
     let blank = charter.members.len().saturating_sub(obstacles.len());
     let mut text = vec![match holders.as_slice() {
         [] => format!(
@@ -156,6 +161,20 @@ fn blank_among_others(seen: &Observation, charter: &Charter, obstacles: &[Obstac
         ));
     }
     text
+}
+
+/// Row 13 while the founder, and whom it has added, form the cluster.
+fn under_way(charter: &Charter, holders_wait: &str) -> Vec<String> {
+    vec![
+        format!(
+            "{} forms the cluster, and no node knows of a client that was ever let in. This node is added as soon as what there is of the              cluster serves; its own turn comes by itself.",
+            charter.founder
+        ),
+        format!(
+            "1. If this lasts, see what {holders_wait} for: `firstboot explain` there. Nothing else is to be done."
+        ),
+        give_up(charter),
+    ]
 }
 
 /// The way out when the data of a majority is gone. No agent ever does any of it.

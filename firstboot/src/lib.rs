@@ -74,6 +74,7 @@ pub mod refusal;
 pub mod render;
 pub mod replacement;
 pub mod resolv;
+mod rest;
 pub mod revocation;
 mod revocation_file;
 pub mod run;

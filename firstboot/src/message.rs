@@ -139,6 +139,13 @@ pub struct NodeStatus {
     pub waiting_since: i64,
 }
 
+impl NodeStatus {
+    /// A rule forbids it every act. One that says nothing of its volume for another reason has not made sure of its name yet.
+    pub fn has_halted(&self) -> bool {
+        matches!(self.phase.as_str(), "halted" | "evicted")
+    }
+}
+
 /// The highest boot counter an agent was told by one volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -166,7 +173,7 @@ pub enum Holds {
         /// The lineage the data belongs to.
         lineage: Id128,
     },
-    /// The node has halted and says nothing of its volume.
+    /// The node says nothing of its volume: it has halted, or has not made sure of its name yet.
     Unknown,
 }
 

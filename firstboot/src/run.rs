@@ -31,6 +31,7 @@ use crate::observation::{Observation, SeedView, StateView};
 use crate::observe::{self, Image, Local};
 use crate::paths::{PEER_PORT, Paths};
 use crate::progress::{AT_ONCE, Progress, heard};
+use crate::rest::rest;
 use crate::revocation::Distrusted;
 use crate::revocation_file::{self, RevocationLists};
 use crate::standing::{self, Standing};
@@ -86,11 +87,13 @@ pub fn run(paths: &Paths) -> Result<()> {
             progress: Progress::new(clock::monotonic()),
         };
         loop {
+            let began = clock::monotonic();
             let pause = runner.round().await;
             if pause > KEEP_HELPER {
                 control_client::hang_up().await;
             }
-            sleep(pause).await;
+            let took = clock::monotonic().duration_since(began);
+            sleep(if pause > AT_ONCE { rest(pause, took) } else { pause }).await;
         }
     })
 }

@@ -137,8 +137,15 @@ pub enum ObstacleKind {
         /// Whose.
         lineage: Id128,
     },
+    /// It is of a formation that is under way: the founder has data, and nobody knows of an activation.
+    Forming {
+        /// Its lineage.
+        lineage: Id128,
+    },
     /// It has halted, and says so.
     Halted(String),
+    /// It has not halted and does not say what its volume holds: DNS has not confirmed its name yet.
+    Unsure(String),
     /// It answers under another name, cluster, generation or charter.
     Disagrees {
         /// Which field.
@@ -302,7 +309,11 @@ impl Obstacle {
                 format!("{fqdn} holds data of lineage {lineage} and has no quorum to serve it")
             }
             ObstacleKind::NotServing { lineage } => format!("{fqdn} runs lineage {lineage} but does not serve it yet"),
+            ObstacleKind::Forming { lineage } => {
+                format!("{fqdn} forms the cluster, lineage {lineage}, but does not serve it yet")
+            }
             ObstacleKind::Halted(why) => format!("{fqdn} has halted: {why}"),
+            ObstacleKind::Unsure(why) => format!("{fqdn} does not say yet whether it is blank: {why}"),
             ObstacleKind::Disagrees { field, theirs, ours } => {
                 format!("{fqdn} answers with {field} `{theirs}`, this node has `{ours}`")
             }
@@ -326,6 +337,9 @@ impl Obstacle {
                     "see what {fqdn} waits for, if this lasts; if it lacks a majority, start the other members that hold data; {}",
                     way_out(fqdn)
                 )
+            }
+            ObstacleKind::Forming { .. } | ObstacleKind::Unsure(_) => {
+                format!("if this lasts, see what {fqdn} waits for")
             }
             ObstacleKind::Halted(_) => format!("mend {fqdn} first"),
             ObstacleKind::Disagrees { .. } => format!("give {fqdn} and this node seeds of the same minting"),

@@ -15,6 +15,8 @@ use crate::lab::{Lab, Traces, VM_PATIENCE};
 use crate::lab_writer::Writer;
 use crate::places::Places;
 
+/// Six nodes under emulation share two processors.
+const SERVING: [&str; 2] = ["--timeout", "1800"];
 /// A node under emulation on a busy machine takes minutes to be back.
 const ROLLOUT: [&str; 4] = ["--back-within", "900", "--patience", "1800"];
 /// Writes that say that a cluster serves.
@@ -69,7 +71,7 @@ impl Show {
     /// When they form no cluster.
     pub fn deploy(&mut self) {
         let formed = self.act("deploy", |show| {
-            show.kiln(&["deploy"]);
+            show.kiln(&[&["deploy"][..], &SERVING].concat());
             show.lab.wait_serving(VM_PATIENCE)
         });
         let writer = Writer::start(&self.lab);
@@ -85,7 +87,7 @@ impl Show {
         let victim = self.profile_now().nodes.swap_remove(1).name;
         self.act(&format!("power {victim} off and reimage it wiped"), |show| {
             show.lab.ok(&["kill", &victim]);
-            show.kiln(&["reimage", &victim, "--wipe-data", &victim]);
+            show.kiln(&[&["reimage", &victim, "--wipe-data", &victim][..], &SERVING].concat());
             show.lab.wait_serving(VM_PATIENCE)
         });
     }

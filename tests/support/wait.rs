@@ -16,11 +16,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>, explain: impl Fn() -> String) -> T {
     let start = Instant::now();
     loop {
+        let looking = Instant::now();
         if let Some(found) = look() {
             return found;
         }
         assert!(start.elapsed() < limit, "waited {limit:?} for {what}\n{}", explain());
-        std::thread::sleep(PAUSE);
+        // What is slow to be looked at is not helped by being looked at all the time.
+        std::thread::sleep(PAUSE.max(looking.elapsed()));
     }
 }
 

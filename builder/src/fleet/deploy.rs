@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 
-use super::health::Others;
 use super::progress::Tell;
 use super::{Fleet, admit, require_all};
 use crate::exit::Refusal;
@@ -104,7 +103,7 @@ impl Fleet {
         if let (Some(_), [one], false) = (node, doomed.as_slice(), lose_quorum) {
             let (name, with_data) = (one.node(), order.with_data.contains(one.node()));
             if self.profile.node(name).is_some() && (with_data || survey.machines(name).any(|(_, seen)| seen.running)) {
-                Others::of(name, &self.ask(&self.profile.nodes)?).spare(name, with_data)?;
+                self.spare(name, with_data)?;
             }
         }
         self.preflight(&plan)?;

@@ -1,6 +1,7 @@
 //! Whether nodes serve, by their agents' word; waiting until they do; and what the cluster can do without one of them.
 #![expect(clippy::disallowed_methods, reason = "an edge: waits")]
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -15,6 +16,8 @@ use crate::profile::Node;
 
 /// How often agents are asked while they are waited for. Under emulation every answer costs a node a tenth of a second of what it boots with.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long an election may take that is waited for. etcd's usual timeout is a second, and a slow cluster's a few.
+const ELECTION: Duration = Duration::from_secs(30);
 
 /// What a node lacks to be a voter that serves, on `image` where one is named; none when it is one.
 pub fn missing(status: &NodeStatus, image: Option<Sha256Digest>) -> Option<String> {
@@ -25,7 +28,8 @@ pub fn missing(status: &NodeStatus, image: Option<Sha256Digest>) -> Option<Strin
     match &status.holds {
         Holds::Blank => Some(format!("it is blank: {}", says())),
         Holds::Data { .. } => Some(format!("its etcd does not serve: {}", says())),
-        Holds::Unknown => Some(format!("it has halted: {}", says())),
+        Holds::Unknown if status.has_halted() => Some(format!("it has halted: {}", says())),
+        Holds::Unknown => Some(format!("it does not say yet whether it is blank: {}", says())),
         Holds::Running(running) if running.learner => Some("it is a learner still".into()),
         Holds::Running(running) if !running.alarms.is_empty() => Some(format!("alarms: {}", running.alarms.join(", "))),
         Holds::Running(running) if !running.linearizable => Some("it does not answer linearizable reads".into()),
@@ -42,6 +46,8 @@ pub struct Others {
     pub serving: Vec<String>,
     /// Others that do not, and why.
     pub missing: Vec<(String, String)>,
+    /// Others whose etcd runs and votes, serving or not.
+    pub voting: usize,
     /// Whether the node itself serves now.
     pub serves: bool,
 }
@@ -49,8 +55,10 @@ pub struct Others {
 impl Others {
     /// From what each node answered.
     pub fn of(node: &str, answers: &[(String, Result<NodeStatus, String>)]) -> Self {
-        let mut others = Self { members: answers.len(), serving: vec![], missing: vec![], serves: false };
+        let mut others = Self { members: answers.len(), serving: vec![], missing: vec![], voting: 0, serves: false };
         for (name, answer) in answers {
+            let votes = answer.as_ref().is_ok_and(|status| matches!(&status.holds, Holds::Running(r) if !r.learner));
+            others.voting += usize::from(votes && name != node);
             let lacks = match answer {
                 Ok(status) => missing(status, None),
                 Err(silent) => Some(silent.clone()),
@@ -63,6 +71,11 @@ impl Others {
             }
         }
         others
+    }
+
+    /// They are enough for a quorum and have none at the moment: they may be electing a leader.
+    pub fn may_elect(&self) -> bool {
+        self.serving.len() < majority(self.members) && self.voting >= majority(self.members)
     }
 
     /// Refuses what would leave the cluster without a quorum: taking down a member that serves, or wiping one, while the others are no majority.
@@ -103,6 +116,30 @@ impl Fleet {
         Ok(nodes.iter().map(|node| node.name.clone()).zip(answers.into_iter().map(told)).collect())
     }
 
+    /// As [`Others::spare`], by what the nodes answer now. Others that may be electing a leader are given the time for it: who has just failed
+    /// may have led.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the others do not suffice, and as [`Fleet::ask`].
+    pub fn spare(&self, node: &str, wipe_data: bool) -> Result<()> {
+        let began = Instant::now();
+        let mut told = false;
+        loop {
+            let asked = Instant::now();
+            let others = Others::of(node, &self.ask(&self.profile.nodes)?);
+            let refusal = match others.spare(node, wipe_data) {
+                Ok(()) => return Ok(()),
+                Err(refusal) if !others.may_elect() || began.elapsed() >= ELECTION => return Err(refusal.into()),
+                Err(refusal) => refusal,
+            };
+            if !told {
+                log::info!("waiting at most {} s, as they may be electing a leader: {refusal}", ELECTION.as_secs());
+                told = true;
+            }
+            std::thread::sleep(LOOK_EVERY.max(asked.elapsed()));
+        }
+    }
+
     /// Waits until these nodes are voters that serve, on `image` where one is named. Tells what those lack that are not in time.
     ///
     /// # Errors
@@ -114,25 +151,30 @@ impl Fleet {
         limit: Duration,
     ) -> Result<Vec<(String, String)>> {
         let began = Instant::now();
-        let mut told: Vec<(String, String)> = Vec::new();
+        let (mut before, mut told): (Vec<(String, String)>, BTreeSet<String>) = Default::default();
         loop {
+            let asked = Instant::now();
             let lacks = |(name, answer): (String, Result<NodeStatus, String>)| match answer {
                 Ok(status) => Some((name, missing(&status, image)?)),
                 Err(silent) => Some((name, format!("its agent does not answer: {silent}"))),
             };
             let lacking: Vec<(String, String)> = self.ask(nodes)?.into_iter().filter_map(lacks).collect();
-            for (node, _) in told.iter().filter(|(node, _)| !lacking.iter().any(|(other, _)| other == node)) {
-                log::info!("{:6.1} s  {node} serves", began.elapsed().as_secs_f64());
+            for (node, _) in before.iter().filter(|(node, _)| !lacking.iter().any(|(other, _)| other == node)) {
+                // One that does not for a moment, as etcd does while members are added, is not told of anew.
+                if told.insert(node.clone()) {
+                    log::info!("{:6.1} s  {node} serves", began.elapsed().as_secs_f64());
+                }
             }
             if lacking.is_empty() || began.elapsed() >= limit {
                 return Ok(lacking);
             }
-            if told.is_empty() {
+            if before.is_empty() {
                 let names: Vec<&str> = lacking.iter().map(|(node, _)| node.as_str()).collect();
                 log::info!("waiting at most {} s for {}", limit.as_secs(), names.join(", "));
             }
-            told = lacking;
-            std::thread::sleep(LOOK_EVERY.min(limit.saturating_sub(began.elapsed())));
+            before = lacking;
+            // As long as asking took, if that is longer: nodes that are slow to answer are not helped by being asked all the time.
+            std::thread::sleep(LOOK_EVERY.max(asked.elapsed()).min(limit.saturating_sub(began.elapsed())));
         }
     }
 }
@@ -174,11 +216,13 @@ mod tests {
         assert_eq!(but(|r| r.alarms = vec!["NOSPACE".into()]), "alarms: NOSPACE");
         for (holds, said) in [
             (Holds::Blank, "it is blank: member"),
-            (Holds::Unknown, "it has halted: member"),
+            (Holds::Unknown, "it does not say yet whether it is blank: member"),
             (Holds::Data { lineage: Id128([7; 16]) }, "its etcd does not serve: member"),
         ] {
             assert_eq!(missing(&status(holds), None).unwrap(), said);
         }
+        let halted = NodeStatus { phase: "halted".into(), ..status(Holds::Unknown) };
+        assert_eq!(missing(&halted, None).unwrap(), "it has halted: halted");
     }
 
     #[test]
@@ -200,6 +244,12 @@ mod tests {
             );
             assert!(refusal.what.ends_with("not serving: c (no answer)"), "{refusal}");
         }
+        assert!(!ill.may_elect(), "one that is silent elects nobody");
+        let mut without_leader = running();
+        without_leader.linearizable = false;
+        let status = || Ok(status(Holds::Running(without_leader.clone())));
+        let electing = of(status(), status());
+        assert!(electing.may_elect() && electing.spare("a", false).is_err());
         // One that does not serve may be imaged again with its data kept: nothing is lost by that.
         let down = Others { serves: false, ..ill };
         assert_eq!(down.spare("a", false), Ok(()));

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::health::Others;
 use super::journal::{Doing, Entry, Journal};
 use super::progress::Tell;
 use super::{Fleet, admit};
@@ -130,10 +129,6 @@ impl Fleet {
         generations::switch(&self.store, &self.series, generation)?;
         let wished = self.wished()?;
         self.run(&machine_plan::settle(&wished, &self.survey()), &wished, tell)
-    }
-
-    fn spare(&self, node: &str, wipe_data: bool) -> Result<()> {
-        Ok(Others::of(node, &self.ask(&self.profile.nodes)?).spare(node, wipe_data)?)
     }
 
     fn power_on(&self, wished: &Wished, tell: &dyn Tell) -> Result<()> {

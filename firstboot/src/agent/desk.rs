@@ -11,6 +11,7 @@ use anyhow::Result;
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use crate::agent::reach::Reach;
+use crate::agent::shared::Shared;
 use crate::agent::snapshot::Snapshots;
 use crate::agent::{grantor, metrics};
 use crate::boots;
@@ -27,7 +28,7 @@ use crate::tls::Role;
 use crate::version::EtcdVersion;
 use crate::witness::Witness;
 
-/// How long a fresh look at etcd may take while a caller waits for the status.
+/// How long a fresh look at etcd may take while callers wait for the status.
 const FRESH: Duration = Duration::from_millis(1500);
 /// How long it may take for this agent's own decisions: three calls, each of which etcd has two seconds for.
 pub(crate) const THOROUGH: Duration = Duration::from_secs(6);
@@ -54,6 +55,15 @@ pub struct Seat {
     pub etcd_version: EtcdVersion,
 }
 
+/// What etcd said to one look on callers' behalf.
+#[derive(Clone, Debug)]
+struct Look {
+    /// None when it did not answer.
+    running: Option<Running>,
+    /// What it remembers of boots.
+    remembers: Vec<Remembered>,
+}
+
 /// What the server answers from.
 #[derive(Debug)]
 pub struct Desk {
@@ -66,6 +76,7 @@ pub struct Desk {
     seat: Mutex<Option<Seat>>,
     reach: Mutex<Option<Reach>>,
     hearing: Mutex<Hearing>,
+    looks: Shared<Look>,
     refused: Mutex<HashMap<Fqdn, (String, Instant)>>,
     /// One grant at a time in this agent; between agents the lock in etcd does the same.
     pub(crate) granting: tokio::sync::Mutex<()>,
@@ -81,6 +92,7 @@ impl Desk {
             seat: Mutex::new(None),
             reach: Mutex::new(None),
             hearing: Mutex::new(Hearing::default()),
+            looks: Shared::default(),
             refused: Mutex::new(HashMap::new()),
             granting: tokio::sync::Mutex::new(()),
         }
@@ -107,7 +119,7 @@ impl Desk {
         self.reach.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The status right now: `Running` only when etcd answered just now. What it could not tell in time is not known of it: a read that is
+    /// The status right now: `Running` only when etcd answered just now, to a look that began after this call. What it could not tell in time is not known of it: a read that is
     /// still waiting for a quorum leaves it running, and not serving.
     pub async fn status(&self) -> Option<NodeStatus> {
         let seat = self.seat()?;
@@ -115,25 +127,33 @@ impl Desk {
         status.remembers = self.witness.all();
         let halted = matches!(status.holds, Holds::Unknown);
         if let (Some(lineage), false) = (seat.lineage, halted) {
-            // One limit for all: whoever asks waits little longer than that.
-            let limit = Deadline::now() + FRESH;
-            let running = self.running(lineage, limit).await;
-            if running.as_ref().is_some_and(|running| running.linearizable) {
-                let records = timeout_at(limit, boots::recorded(&self.etcd, &seat.charter, &seat.own)).await;
-                // What this agent heard itself stands beside it; whoever reads them looks for the worst.
-                status.remembers.extend(records.unwrap_or_default());
-            }
+            let look = self.looks.get(self.look(lineage, &seat.charter, &seat.own)).await;
+            // What this agent heard itself stands beside it; whoever reads them looks for the worst.
+            status.remembers.extend(look.remembers);
+            // A look that another caller began may be at what this node held before.
+            let running = look.running.filter(|running| running.lineage == lineage);
             status.holds = running.map_or(Holds::Data { lineage }, Holds::Running);
         }
         Some(status)
     }
 
+    async fn look(&self, lineage: Id128, charter: &Charter, own: &Fqdn) -> Look {
+        // One limit for all that is asked.
+        let limit = Deadline::now() + FRESH;
+        let running = self.running(lineage, limit).await;
+        let mut remembers = Vec::new();
+        if running.as_ref().is_some_and(|running| running.linearizable) {
+            remembers = timeout_at(limit, boots::recorded(&self.etcd, charter, own)).await.unwrap_or_default();
+        }
+        Look { running, remembers }
+    }
+
     /// What etcd says until then, the members it has not heard of included; none when it does not answer.
     pub async fn running(&self, lineage: Id128, limit: Deadline) -> Option<Running> {
-        let (running, listened) = tokio::join!(running(&self.etcd, lineage, limit), timeout_at(limit, self.listen()));
-        let mut running = running?;
-        // Without a look just now nothing is known of its connections.
-        if running.linearizable && matches!(listened, Ok(Ok(()))) {
+        let mut running = running(&self.etcd, lineage, limit).await?;
+        // Who asks needs it of one that serves only, and etcd takes longer for it than for all else. Without a look just now nothing is known
+        // of its connections.
+        if running.linearizable && matches!(timeout_at(limit, self.listen()).await, Ok(Ok(()))) {
             let members =
                 timeout_at(limit, self.etcd.members()).await.map_or_else(|_| Vec::new(), Result::unwrap_or_default);
             running.unheard = self.unheard(members.iter().map(|m| m.id).filter(|id| *id != running.member));
@@ -149,6 +169,12 @@ impl Desk {
         let look = metrics::look().await?;
         self.hearing.lock().unwrap_or_else(PoisonError::into_inner).note(look, clock::monotonic());
         Ok(())
+    }
+
+    /// How long ago the last look at etcd's connections was.
+    pub(crate) fn quiet_for(&self) -> Option<Duration> {
+        let hearing = self.hearing.lock().unwrap_or_else(PoisonError::into_inner);
+        hearing.last_look().map(|at| clock::monotonic().duration_since(at))
     }
 
     fn unheard(&self, others: impl IntoIterator<Item = RaftId>) -> Vec<Unheard> {

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use crate::agent::desk::{Desk, Seat};
 use crate::agent::findings::{Caller, Findings};
+use crate::agent::server::ANSWER_LIMIT;
 use crate::agent::snapshot::Progress;
 use crate::digest::Id128;
 use crate::etcd::ListedMember;
@@ -32,7 +33,7 @@ const LIST_PATIENCE: Duration = Duration::from_millis(2500);
 /// How long an answer waits for a snapshot. A longer one goes on, and the caller asks again.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(2);
 /// A removal is not begun later than this after the question: the addition that has to follow shall reach a caller that still waits.
-const BEGIN_WITHIN: Duration = Duration::from_millis(3500);
+const BEGIN_WITHIN: Duration = Duration::from_secs(ANSWER_LIMIT.as_secs() / 3);
 
 /// [`LOCK_SECS`]; tests shorten it.
 fn lock_secs() -> i64 {
@@ -205,8 +206,9 @@ impl Hand<'_> {
         };
         cut(Point::GrantAdded);
         let record = MemberRecord { instance: self.caller.request.instance, member, since: clock::now() };
-        self.desk.etcd.put(&member_key(caller), serde_json::to_vec(&record)?).await?;
-        self.audit("add-learner", Some(member), "").await?;
+        let (audit_key, audit) = self.audited("add-learner", Some(member), "")?;
+        // Patiently: a caller that is told to ask again now has its place taken away first.
+        self.desk.etcd.put_all(vec![(member_key(caller), serde_json::to_vec(&record)?), (audit_key, audit)]).await?;
         cut(Point::GrantRecorded);
         Ok(Ok(member))
     }
@@ -238,9 +240,15 @@ impl Hand<'_> {
     }
 
     async fn audit(&self, act: &str, member: Option<RaftId>, reason: &str) -> Result<()> {
+        let (key, value) = self.audited(act, member, reason)?;
+        self.desk.etcd.put(&key, value).await
+    }
+
+    /// The audit key of an act, and its value.
+    fn audited(&self, act: &str, member: Option<RaftId>, reason: &str) -> Result<(String, Vec<u8>)> {
         let (by, subject) = (self.seat.own.clone(), self.caller.fqdn.clone());
         let audit = Audit { act: act.into(), by, subject, member, reason: reason.into() };
-        self.desk.etcd.put(&audit_key(clock::now(), act, &audit.subject), serde_json::to_vec(&audit)?).await
+        Ok((audit_key(clock::now(), act, &audit.subject), serde_json::to_vec(&audit)?))
     }
 }
 

@@ -9,11 +9,16 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::agent::desk::Desk;
+use crate::clock;
 use crate::connections::{Look, parse_metrics};
 use crate::paths::METRICS_PORT;
 
 /// Between two looks. What came and went in between is seen by its counters, so this only bounds how late silence is noticed.
 const PERIOD: Duration = Duration::from_secs(2);
+/// A look takes one part in so many of the time at most, up to [`LONGEST`] between two: where it takes etcd half a second, it is worth waiting.
+const SHARE: u32 = 20;
+/// Still far below the minute after which silence counts.
+const LONGEST: Duration = Duration::from_secs(10);
 /// How long one look may take.
 const LIMIT: Duration = Duration::from_secs(2);
 /// Largest text read. A cluster of seven serves 200 kB.
@@ -22,10 +27,16 @@ const LARGEST: u64 = 4 << 20;
 /// Looks for ever.
 pub async fn tend(desk: std::sync::Arc<Desk>) {
     loop {
-        if let Err(e) = desk.listen().await {
+        let began = clock::monotonic();
+        // Every caller's question is a look too; etcd takes longer for one than for all else that it is asked.
+        let quiet = desk.quiet_for().filter(|quiet| *quiet < PERIOD);
+        if quiet.is_none()
+            && let Err(e) = desk.listen().await
+        {
             log::debug!("looking at etcd's connections: {e:#}");
         }
-        sleep(PERIOD).await;
+        let took = clock::monotonic().duration_since(began);
+        sleep(PERIOD.max((took * SHARE).min(LONGEST)).saturating_sub(quiet.unwrap_or_default())).await;
     }
 }
 

@@ -9,5 +9,6 @@ pub mod metrics;
 pub mod pace;
 pub mod reach;
 pub mod server;
+mod shared;
 pub mod snapshot;
 pub mod voters;

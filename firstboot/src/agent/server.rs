@@ -23,8 +23,10 @@ pub const MAX_CONNECTIONS: usize = 32;
 pub const MAX_PER_ADDRESS: usize = 8;
 /// From accepting a connection to having read its request: whoever is slower is cut off.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
-/// From the request to the end of the answer; a grant may have to wait out two seconds between a removal and an addition.
-pub const ANSWER_LIMIT: Duration = Duration::from_secs(9);
+/// From the request to the end of the answer. A grant is some thirty calls of etcd one after the other, with two seconds between a removal
+/// and an addition: where each takes half a second, a shorter limit would have every caller hang up on the place it was given, and the next
+/// grant begin by taking that away.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Listens on every address of the node.
 ///

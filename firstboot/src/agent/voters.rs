@@ -14,8 +14,8 @@ use crate::message::{Answer, Ask, Holds, Running};
 use crate::name::Fqdn;
 use crate::state::RaftId;
 
-/// How long one may take; it looks at its own etcd meanwhile.
-const LIMIT: Duration = Duration::from_millis(2500);
+/// How long one may take; it looks at its own etcd meanwhile, perhaps after a look for somebody else.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// Every listed voter of the charter but `own` and the caller's, asked at once. Nobody answers an agent that has no certificate.
 pub async fn ask(

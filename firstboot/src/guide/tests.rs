@@ -54,6 +54,15 @@ fn c13_two_wiped_members_say_why_they_wait_and_what_the_way_out_is() {
 }
 
 #[test]
+fn who_waits_for_a_formation_is_sent_to_those_that_form() {
+    let mut seen = observation(3, 3);
+    seen.peer_status(1).holds = Holds::Data { lineage: LINEAGE };
+    let told = text(&seen);
+    assert!(told.contains("1. If this lasts, see what etcd1.lab.example waits for"), "{told}");
+    assert!(!told.contains("Bring back"), "{told}");
+}
+
+#[test]
 fn one_wiped_member_of_three_is_told_that_its_peers_suffice() {
     let mut seen = observation(1, 3);
     silent(&mut seen, 2);

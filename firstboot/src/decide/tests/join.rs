@@ -29,13 +29,47 @@ fn row_12_joins_nobody_who_does_not_serve() {
         let Holds::Running(mut run) = running(1, 1) else { unreachable!() };
         spoil(&mut run);
         seen.peer_status(1).holds = Holds::Running(run);
-        let obstacle = Obstacle { fqdn: fqdn(1), why: ObstacleKind::NotServing { lineage: LINEAGE } };
-        assert_eq!(decide(&seen), Decision::Wait(WaitReason::Peers(vec![obstacle])));
+        let waits = |why| Decision::Wait(WaitReason::Peers(vec![Obstacle { fqdn: fqdn(1), why }]));
+        assert_eq!(decide(&seen), waits(ObstacleKind::Forming { lineage: LINEAGE }));
+        seen.peer_status(1).activated = true;
+        assert_eq!(decide(&seen), waits(ObstacleKind::NotServing { lineage: LINEAGE }));
     }
     let mut seen = observation(3, 3);
     seen.peer_status(1).holds = running(1, 1);
     seen.peer_status(1).generation = 9;
     assert_eq!(decide(&seen).row(), 13, "a running member of another charter is no grantor");
+}
+
+/// Nobody is told the way out of a lost quorum while a cluster forms, and everybody is once one was activated.
+#[test]
+fn row_13_tells_a_formation_that_is_under_way_from_a_cluster_that_has_lost_its_quorum() {
+    let kinds = |seen: &Observation| match decide(seen) {
+        Decision::Wait(WaitReason::Peers(obstacles)) => obstacles.into_iter().map(|o| o.why).collect::<Vec<_>>(),
+        other => panic!("no wait: {other:?}"),
+    };
+    let forming = ObstacleKind::Forming { lineage: LINEAGE };
+    let held = ObstacleKind::HoldsData { lineage: LINEAGE };
+    let mut seen = observation(3, 3);
+    seen.peer_status(1).holds = Holds::Data { lineage: LINEAGE };
+    assert_eq!(kinds(&seen), std::slice::from_ref(&forming));
+    let text = decide(&seen).inaction().unwrap();
+    assert!(text.contains("forms the cluster") && !text.contains("gone for good"), "{text}");
+    // The second member that it added is of the same formation.
+    seen.peer_status(2).holds = Holds::Data { lineage: LINEAGE };
+    assert_eq!(kinds(&seen), [forming.clone(), forming]);
+    // One that knows of the activation is enough, whoever it is.
+    seen.peer_status(2).activated = true;
+    assert_eq!(kinds(&seen), [held.clone(), held.clone()]);
+    assert!(decide(&seen).inaction().unwrap().contains("gone for good"));
+    // A founder that is silent, blank, or of another charter tells of no formation.
+    let bends: [&dyn Fn(&mut Observation); 3] =
+        [&silent(1), &|s| s.peer_status(1).holds = Holds::Blank, &|s| s.peer_status(1).generation = 9];
+    for bend in bends {
+        let mut seen = observation(3, 3);
+        seen.peer_status(2).holds = Holds::Data { lineage: LINEAGE };
+        bend(&mut seen);
+        assert!(kinds(&seen).contains(&held));
+    }
 }
 
 #[test]
@@ -54,9 +88,17 @@ fn row_13_waits_for_each_member_that_is_not_known_to_be_blank() {
     waits(
         &|s| {
             s.peer_status(2).holds = Holds::Unknown;
+            s.peer_status(2).phase = "halted".into();
             s.peer_status(2).waiting_for = "no disk".into();
         },
         ObstacleKind::Halted("no disk".into()),
+    );
+    waits(
+        &|s| {
+            s.peer_status(2).holds = Holds::Unknown;
+            s.peer_status(2).waiting_for = "no address".into();
+        },
+        ObstacleKind::Unsure("no address".into()),
     );
     waits(
         &|s| {
