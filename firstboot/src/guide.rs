@@ -167,7 +167,8 @@ fn blank_among_others(seen: &Observation, charter: &Charter, obstacles: &[Obstac
 fn under_way(charter: &Charter, holders_wait: &str) -> Vec<String> {
     vec![
         format!(
-            "{} forms the cluster, and no node knows of a client that was ever let in. This node is added as soon as what there is of the              cluster serves; its own turn comes by itself.",
+            "{} forms the cluster, and no node knows of a client that was ever let in. This node is added as soon as what there is of the \
+             cluster serves; its own turn comes by itself.",
             charter.founder
         ),
         format!(

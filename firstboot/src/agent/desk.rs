@@ -119,8 +119,8 @@ impl Desk {
         self.reach.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The status right now: `Running` only when etcd answered just now, to a look that began after this call. What it could not tell in time is not known of it: a read that is
-    /// still waiting for a quorum leaves it running, and not serving.
+    /// The status right now: `Running` only when etcd answered just now, to a look that began after this call. What it could not tell in
+    /// time is not known of it: a read that is still waiting for a quorum leaves it running, and not serving.
     pub async fn status(&self) -> Option<NodeStatus> {
         let seat = self.seat()?;
         let mut status = seat.status;

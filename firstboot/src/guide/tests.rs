@@ -59,6 +59,7 @@ fn who_waits_for_a_formation_is_sent_to_those_that_form() {
     seen.peer_status(1).holds = Holds::Data { lineage: LINEAGE };
     let told = text(&seen);
     assert!(told.contains("1. If this lasts, see what etcd1.lab.example waits for"), "{told}");
+    assert!(told.contains("as soon as what there is of the cluster serves"), "{told}");
     assert!(!told.contains("Bring back"), "{told}");
 }
 
