@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use kiln_tests::node::text;
-use kiln_tests::program::{firstboot, run};
+use kiln_tests::program::run;
 
-use super::{lab_scratch, median, mega, timed};
+use super::{lab_scratch, median, mega, timed, write_agent};
 
 /// How many generations there are when the store is looked at.
 const LOOKS: [usize; 3] = [1, 10, 100];
@@ -18,12 +18,11 @@ const DISKS: [&str; 2] = ["disk.raw", "disk.qcow2"];
 pub(crate) fn measure() {
     let scratch = lab_scratch();
     let places = &scratch.places;
-    let (agent, plain) = (scratch.dir.path().join("firstboot"), std::fs::read(firstboot()).expect("reading firstboot"));
+    let agent = scratch.dir.path().join("firstboot");
     let layers = on_disk(&places.home.join("store"));
     let (mut bytes, mut names) = (layers, Vec::new());
     for n in 1..=LOOKS[LOOKS.len() - 1] {
-        // What follows the last section of an ELF file is not loaded: another agent to the recipe, the same one to a node.
-        std::fs::write(&agent, [&plain[..], format!("generation {n}").as_bytes()].concat()).expect("writing an agent");
+        write_agent(&agent, &format!("generation {n}"));
         let built = places.json(&["build", "lab", "--firstboot", &text(&agent)]);
         let (key, name) = (built["key"].as_str().expect("build --json has key"), format!("generation-{n}"));
         places.ok(&["store", "pin", &name, key]);

@@ -82,10 +82,7 @@ fn image() {
         let copy = timed(|| run(&["cp", "--sparse=auto", &text(&raw), &target])).0;
         std::fs::remove_file(&target).expect("removing a copy");
         run(&["sync"]);
-        let mut bytes = std::fs::read(firstboot()).expect("reading firstboot");
-        // What follows the last section of an ELF file is not loaded: another agent to the recipe, the same one to a node.
-        bytes.extend(format!("bench {n} {}", std::process::id()).into_bytes());
-        std::fs::write(&agent, bytes).expect("writing a changed firstboot");
+        write_agent(&agent, &format!("bench {n} {}", std::process::id()));
         let (whole, built) = timed(|| places.json(&["build", "lab", "--firstboot", &text(&agent)]));
         let layer = built["layers"].as_array().and_then(|l| l.iter().find(|l| l["name"] == "image")).cloned();
         let layer = layer.expect("build --json lists the image layer");
@@ -150,6 +147,12 @@ fn lab_scratch() -> Scratch {
     scratch.add_profile("lab", &profile);
     scratch.take_public_keys("lab");
     scratch
+}
+
+/// Writes another agent to the recipe, the same one to a node: what follows the last section of an ELF file is not loaded.
+fn write_agent(to: &Path, mark: &str) {
+    let agent = std::fs::read(firstboot()).expect("reading firstboot");
+    std::fs::write(to, [&agent, mark.as_bytes()].concat()).expect("writing a changed firstboot");
 }
 
 /// Sizes that a user pays for.

@@ -8,9 +8,9 @@ use camino::Utf8PathBuf;
 use kiln_builder::archive;
 use kiln_builder::image_definition::ImageDefinition;
 use kiln_tests::node::text;
-use kiln_tests::program::{firstboot, run, workspace};
+use kiln_tests::program::{run, workspace};
 
-use super::{debian_tree, timed};
+use super::{debian_tree, timed, write_agent};
 
 /// mkosi itself, and what it runs: it takes its tools from where it runs.
 const PACKAGES: [&str; 12] = [
@@ -68,11 +68,9 @@ impl Mkosi {
     }
 
     fn change(&self, n: usize) {
-        let mut bytes = std::fs::read(firstboot()).expect("reading firstboot");
-        bytes.extend(format!("bench {n} {}", std::process::id()).into_bytes());
         let place = self.dir.join("project/mkosi.extra/usr/bin");
         std::fs::create_dir_all(&place).expect("making a directory");
-        std::fs::write(place.join("firstboot"), bytes).expect("writing a changed firstboot");
+        write_agent(&place.join("firstboot"), &format!("bench {n} {}", std::process::id()));
     }
 
     fn configure(&self, definition: &ImageDefinition) {

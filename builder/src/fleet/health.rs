@@ -105,6 +105,12 @@ impl Others {
     }
 }
 
+/// The pause after a look that began then: as long as the look took, if that is long. Nodes that are slow to answer are not helped by being
+/// asked all the time.
+fn pause(asked: Instant) -> Duration {
+    LOOK_EVERY.max(asked.elapsed())
+}
+
 impl Fleet {
     /// What each of these nodes says of itself, with its name.
     ///
@@ -136,7 +142,7 @@ impl Fleet {
                 log::info!("waiting at most {} s, as they may be electing a leader: {refusal}", ELECTION.as_secs());
                 told = true;
             }
-            std::thread::sleep(LOOK_EVERY.max(asked.elapsed()));
+            std::thread::sleep(pause(asked));
         }
     }
 
@@ -173,8 +179,7 @@ impl Fleet {
                 log::info!("waiting at most {} s for {}", limit.as_secs(), names.join(", "));
             }
             before = lacking;
-            // As long as asking took, if that is longer: nodes that are slow to answer are not helped by being asked all the time.
-            std::thread::sleep(LOOK_EVERY.max(asked.elapsed()).min(limit.saturating_sub(began.elapsed())));
+            std::thread::sleep(pause(asked).min(limit.saturating_sub(began.elapsed())));
         }
     }
 }
