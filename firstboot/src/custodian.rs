@@ -24,7 +24,7 @@ use crate::{clock, fault, journal, peer_hash};
 
 /// Between two looks while the cluster forms: what a learner waits for at most after it has caught up.
 const FORMING: Duration = Duration::from_millis(200);
-/// Between two looks at an activated cluster.
+/// Between two looks at an activated cluster, or at who leads it while another does.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// How long one look waits for a learner's hash; a small store has it within milliseconds, a large one by a later look.
@@ -39,15 +39,18 @@ pub async fn tend(desk: Arc<Desk>) {
     let mut custodian = Custodian { learners: HashMap::new(), recorded: false, activated: false };
     loop {
         let began = clock::monotonic();
+        let mut pause = if custodian.activated { SETTLED } else { FORMING };
         if let Some(seat) = desk.seat()
             && let Some(lineage) = seat.lineage
             && let Ok(status) = desk.etcd.status().await
-            && status.leader == Some(status.member)
-            && let Err(e) = custodian.look(&desk, &seat, lineage, &status).await
         {
-            log::debug!("looking after the cluster: {e:#}");
+            if status.leader != Some(status.member) {
+                // Where another leads, its agent looks after the cluster.
+                pause = if status.leader.is_some() { SETTLED } else { pause };
+            } else if let Err(e) = custodian.look(&desk, &seat, lineage, &status).await {
+                log::debug!("looking after the cluster: {e:#}");
+            }
         }
-        let pause = if custodian.activated { SETTLED } else { FORMING };
         sleep(rest(pause, clock::monotonic().duration_since(began))).await;
     }
 }

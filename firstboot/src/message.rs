@@ -31,9 +31,10 @@ pub struct AgentRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Ask {
-    /// Where do you stand? Answered to peers and, read-only, to operators.
+    /// Where do you stand? Answered to peers in full and, read-only, to operators without [`Running::unheard`].
     Status,
-    /// This is the boot my volume is in; remember it, and where do you stand? Peers only.
+    /// This is the boot my volume is in; remember it, and where do you stand? Peers only. Answered without
+    /// [`Running::unheard`].
     Greet(BootRecord),
     /// Add me as a learner. Peers only, and only for the caller's own name.
     Join(JoinRequest),
@@ -200,6 +201,7 @@ pub struct Running {
     /// Alarms raised, by etcd's names.
     pub alarms: Vec<String>,
     /// Other members with no connection to this one, and since when. A member that is not here is connected, or nothing is known of it.
+    /// Told to a peer that asks for the status, for that is how it looks before a voter is taken away.
     #[serde(default)]
     pub unheard: Vec<Unheard>,
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::activation::{admit, settle};
-use crate::agent::desk::{Desk, Seat, THOROUGH, running};
+use crate::agent::desk::{Desk, Extent, Seat, THOROUGH, running};
 use crate::agent::reach::Reach;
 use crate::agent::{metrics, pace, server};
 use crate::apply::{Applied, Hands};
@@ -421,7 +421,7 @@ impl Runner<'_> {
         if changed || matches!(applied, Ok(Applied::Changed)) {
             let file = StatusFile {
                 schema: 1,
-                status: self.desk.status().await,
+                status: self.desk.status(Extent::Brief).await,
                 observation: seen.clone(),
                 decision: decision.clone(),
                 explanation,

@@ -55,6 +55,15 @@ pub struct Seat {
     pub etcd_version: EtcdVersion,
 }
 
+/// How much callers are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All but the members that etcd has not heard of: etcd takes longer to tell of its connections than for all else.
+    Brief,
+    /// These too.
+    Full,
+}
+
 /// What etcd said to one look on callers' behalf.
 #[derive(Clone, Debug)]
 struct Look {
@@ -76,7 +85,10 @@ pub struct Desk {
     seat: Mutex<Option<Seat>>,
     reach: Mutex<Option<Reach>>,
     hearing: Mutex<Hearing>,
+    /// For who wants to know how this node is.
     looks: Shared<Look>,
+    /// And for who wants to know whom its etcd has not heard of as well.
+    full_looks: Shared<Look>,
     refused: Mutex<HashMap<Fqdn, (String, Instant)>>,
     /// One grant at a time in this agent; between agents the lock in etcd does the same.
     pub(crate) granting: tokio::sync::Mutex<()>,
@@ -93,6 +105,7 @@ impl Desk {
             reach: Mutex::new(None),
             hearing: Mutex::new(Hearing::default()),
             looks: Shared::default(),
+            full_looks: Shared::default(),
             refused: Mutex::new(HashMap::new()),
             granting: tokio::sync::Mutex::new(()),
         }
@@ -121,13 +134,17 @@ impl Desk {
 
     /// The status right now: `Running` only when etcd answered just now, to a look that began after this call. What it could not tell in
     /// time is not known of it: a read that is still waiting for a quorum leaves it running, and not serving.
-    pub async fn status(&self) -> Option<NodeStatus> {
+    pub(crate) async fn status(&self, extent: Extent) -> Option<NodeStatus> {
         let seat = self.seat()?;
         let mut status = seat.status;
         status.remembers = self.witness.all();
         let halted = matches!(status.holds, Holds::Unknown);
         if let (Some(lineage), false) = (seat.lineage, halted) {
-            let look = self.looks.get(self.look(lineage, &seat.charter, &seat.own)).await;
+            let looks = match extent {
+                Extent::Brief => &self.looks,
+                Extent::Full => &self.full_looks,
+            };
+            let look = looks.get(self.look(extent, lineage, &seat.charter, &seat.own)).await;
             // What this agent heard itself stands beside it; whoever reads them looks for the worst.
             status.remembers.extend(look.remembers);
             // A look that another caller began may be at what this node held before.
@@ -137,10 +154,13 @@ impl Desk {
         Some(status)
     }
 
-    async fn look(&self, lineage: Id128, charter: &Charter, own: &Fqdn) -> Look {
+    async fn look(&self, extent: Extent, lineage: Id128, charter: &Charter, own: &Fqdn) -> Look {
         // One limit for all that is asked.
         let limit = Deadline::now() + FRESH;
-        let running = self.running(lineage, limit).await;
+        let running = match extent {
+            Extent::Brief => running(&self.etcd, lineage, limit).await,
+            Extent::Full => self.running(lineage, limit).await,
+        };
         let mut remembers = Vec::new();
         if running.as_ref().is_some_and(|running| running.linearizable) {
             remembers = timeout_at(limit, boots::recorded(&self.etcd, charter, own)).await.unwrap_or_default();
@@ -151,8 +171,7 @@ impl Desk {
     /// What etcd says until then, the members it has not heard of included; none when it does not answer.
     pub async fn running(&self, lineage: Id128, limit: Deadline) -> Option<Running> {
         let mut running = running(&self.etcd, lineage, limit).await?;
-        // Who asks needs it of one that serves only, and etcd takes longer for it than for all else. Without a look just now nothing is known
-        // of its connections.
+        // Who asks needs it of one that serves only. Without a look just now nothing is known of its connections.
         if running.linearizable && matches!(timeout_at(limit, self.listen()).await, Ok(Ok(()))) {
             let members =
                 timeout_at(limit, self.etcd.members()).await.map_or_else(|_| Vec::new(), Result::unwrap_or_default);
@@ -200,8 +219,8 @@ impl Desk {
         !known
     }
 
-    async fn tell(&self) -> Answer {
-        match self.status().await {
+    async fn tell(&self, extent: Extent) -> Answer {
+        match self.status(extent).await {
             Some(status) => Answer::Status(Box::new(status)),
             None => Answer::RetryAfter { millis: 500, reason: "this agent has just started".into() },
         }
@@ -210,10 +229,11 @@ impl Desk {
     /// Answers one request of an authenticated caller.
     pub async fn answer(self: &Arc<Self>, role: &Role, remote: IpAddr, ask: Ask) -> Answer {
         match (ask, role) {
-            (Ask::Status, _) => self.tell().await,
+            (Ask::Status, Role::Peer(_)) => self.tell(Extent::Full).await,
+            (Ask::Status, Role::Operator) => self.tell(Extent::Brief).await,
             (Ask::Greet(BootRecord { instance, boot_counter, boot_id }), Role::Peer(caller)) => {
                 self.witness.note(Remembered { fqdn: caller.clone(), instance, boot_counter, boot_id });
-                self.tell().await
+                self.tell(Extent::Brief).await
             }
             (Ask::Join(request), Role::Peer(caller)) => grantor::grant(self, caller, remote, &request).await,
             (Ask::Greet(_) | Ask::Join(_), Role::Operator) => Answer::Refused {
@@ -233,8 +253,9 @@ pub async fn running(etcd: &Etcd, lineage: Id128, limit: Deadline) -> Option<Run
             return None;
         }
         let (_, revision) = etcd.read("/kiln/activated").await.ok()?;
-        // Alarms that nobody could tell of must not read as none: that counts as no quorum.
-        Some((revision, etcd.alarms().await.ok()?))
+        // The read has made this member apply every alarm that was raised before it. Alarms that nobody could tell of must not read as none:
+        // that counts as no quorum.
+        Some((revision, etcd.status().await.ok()?.alarms))
     };
     let read = timeout_at(limit, read).await.ok().flatten();
     let linearizable = read.is_some();

@@ -74,6 +74,7 @@ pub(super) fn serving(n: usize, generation: u64, leader: usize) -> NodeView {
         version: "3.6.14".into(),
         applied_index: 10,
         db_size: 20_480,
+        alarms: vec![],
     };
     NodeView {
         name: name(n),
