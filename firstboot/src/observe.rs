@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tokio::task::JoinSet;
 
-use crate::agent::client;
+use crate::agent::client::Kept;
 use crate::charter::Charter;
 use crate::cluster::ClusterConfig;
 use crate::control_client::{self, EtcdUnit};
@@ -167,6 +167,7 @@ pub async fn own_name(dns: &Dns, fqdn: &Fqdn) -> OwnName {
 
 /// What the other members' agents say, all asked at once and told of this boot.
 pub async fn peers(
+    kept: &Kept,
     dns: &Dns,
     tls: Option<&AgentTls>,
     charter: &Charter,
@@ -176,13 +177,13 @@ pub async fn peers(
     let mut asked = JoinSet::new();
     let ask = boot.map_or(Ask::Status, Ask::Greet);
     for (index, member) in charter.members.iter().filter(|m| m.fqdn != *own).enumerate() {
-        let (dns, tls, fqdn, ask) = (dns.clone(), tls.cloned(), member.fqdn.clone(), ask.clone());
+        let (kept, dns, tls, fqdn, ask) = (kept.clone(), dns.clone(), tls.cloned(), member.fqdn.clone(), ask.clone());
         asked.spawn(async move {
             let located = dns.addresses(&fqdn).await.into_lookup();
             let answer = match (&tls, located.records()) {
                 (None, _) => PeerAnswer::Unreachable("this node has no certificate yet".into()),
                 (Some(_), []) => PeerAnswer::Unreachable("DNS gives it no address".into()),
-                (Some(tls), addresses) => status(tls, &fqdn, addresses, &ask).await,
+                (Some(tls), addresses) => status(&kept, tls, &fqdn, addresses, &ask).await,
             };
             (index, PeerObservation { fqdn, located, answer })
         });
@@ -190,8 +191,8 @@ pub async fn peers(
     in_order(asked.join_all().await)
 }
 
-async fn status(tls: &AgentTls, fqdn: &Fqdn, addresses: &[IpAddr], ask: &Ask) -> PeerAnswer {
-    match client::ask(tls, fqdn, addresses, ask, STATUS_LIMIT).await {
+async fn status(kept: &Kept, tls: &AgentTls, fqdn: &Fqdn, addresses: &[IpAddr], ask: &Ask) -> PeerAnswer {
+    match kept.ask(tls, fqdn, addresses, ask, STATUS_LIMIT).await {
         Ok(Answer::Status(status)) => PeerAnswer::Answered(status),
         Ok(Answer::RetryAfter { reason, .. } | Answer::Refused { reason, .. }) => PeerAnswer::Unreachable(reason),
         Ok(Answer::Granted(_)) => PeerAnswer::Unreachable("it answered something that was not asked".into()),

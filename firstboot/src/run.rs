@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::activation::{admit, settle};
+use crate::agent::client::Kept;
 use crate::agent::desk::{Desk, Extent, Seat, THOROUGH, running};
 use crate::agent::reach::Reach;
 use crate::agent::{metrics, pace, server};
@@ -72,6 +73,7 @@ pub fn run(paths: &Paths) -> Result<()> {
             desk,
             tls: None,
             distrusted: Distrusted::default(),
+            kept: Kept::default(),
             leaf: LeafKeeper::default(),
             endings: Endings::default(),
             local: None,
@@ -105,6 +107,8 @@ struct Runner<'a> {
     tls: Option<watch::Sender<AgentTls>>,
     /// Which certificates no handshake takes any more.
     distrusted: Distrusted,
+    /// The connections to the other agents.
+    kept: Kept,
     leaf: LeafKeeper,
     /// How etcd has ended lately.
     endings: Endings,
@@ -207,7 +211,7 @@ impl Runner<'_> {
             let (own, srv, peers) = tokio::join!(
                 observe::own_name(dns, &identity.own),
                 dns.services(&identity.charter.domain),
-                observe::peers(dns, tls.as_ref(), &identity.charter, &identity.own, boot),
+                observe::peers(&self.kept, dns, tls.as_ref(), &identity.charter, &identity.own, boot),
             );
             (seen.own, seen.srv, seen.peers) = (own, srv.into_lookup(), peers);
             for text in self.noticed.fresh(notices(seen)) {
@@ -215,7 +219,7 @@ impl Runner<'_> {
             }
         } else if watching {
             let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
-            seen.peers = observe::peers(dns, tls.as_ref(), &identity.charter, &identity.own, boot).await;
+            seen.peers = observe::peers(&self.kept, dns, tls.as_ref(), &identity.charter, &identity.own, boot).await;
         } else {
             return;
         }

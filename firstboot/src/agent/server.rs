@@ -1,4 +1,5 @@
-//! Answering other agents and operators: 32 connections at most and 8 of one address, 5 seconds to say what is wanted.
+//! Answering other agents and operators: 32 connections at most and 8 of one address, 5 seconds to say what is wanted. An operator's serves
+//! one question, a member's those of a minute.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,13 +10,14 @@ use anyhow::{Context as _, Result};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant as Deadline, timeout, timeout_at};
+use tokio_rustls::server::TlsStream;
 
 use crate::agent::desk::Desk;
 use crate::agent::frame;
 use crate::message::{AgentRequest, Answer, PROTOCOL};
 use crate::paths::AGENT_PORT;
-use crate::tls::AgentTls;
+use crate::tls::{AgentTls, Role};
 
 /// Connections served at one time. Further ones wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 32;
@@ -27,6 +29,9 @@ pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// and an addition: where each takes half a second, a shorter limit would have every caller hang up on the place it was given, and the next
 /// grant begin by taking that away.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// From a member's handshake to the end of its connection: so long it is good for further questions.
+pub const KEPT: Duration = Duration::from_secs(60);
 
 /// Listens on every address of the node.
 ///
@@ -112,33 +117,51 @@ async fn serve_one(
     desk: &Arc<Desk>,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
+    let until = Deadline::now() + KEPT;
     let asked = async {
         let mut stream = tls.acceptor.accept(stream).await.context("authenticating the caller")?;
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        // Who is revoked is told so, and nothing else: on its console it would otherwise read like a network that fails.
-        let role = if tls.distrusts(chain) { None } else { Some(tls.role(chain, remote)?) };
+        role(tls, &stream, remote)?;
         let request: AgentRequest = frame::read(&mut stream).await?;
-        anyhow::Ok((stream, role, request))
+        anyhow::Ok((stream, request))
     };
-    let (mut stream, role, request) = timeout(request_limit, asked).await.context("waiting for the request")??;
-    let answered = async {
-        let answer = match role {
-            None => Answer::Refused {
-                reason: "the certificate of this node, or the issuer of it, is revoked".into(),
-                hint: "give it the seed that was minted when it was revoked: image it again".into(),
-            },
-            Some(role) if request.protocol == PROTOCOL => desk.answer(&role, remote, request.ask).await,
-            Some(_) => Answer::Refused {
-                reason: format!("the request speaks protocol {}, this agent {PROTOCOL}", request.protocol),
-                hint: "run images whose agents speak the same protocol".into(),
-            },
+    let (mut stream, mut request) = timeout(request_limit, asked).await.context("waiting for the request")??;
+    loop {
+        // For every question anew: who is revoked meanwhile has asked its last.
+        let role = role(tls, &stream, remote)?;
+        let member = matches!(role, Some(Role::Peer(_)));
+        let answered = async {
+            let answer = match role {
+                None => Answer::Refused {
+                    reason: "the certificate of this node, or the issuer of it, is revoked".into(),
+                    hint: "give it the seed that was minted when it was revoked: image it again".into(),
+                },
+                Some(role) if request.protocol == PROTOCOL => desk.answer(&role, remote, request.ask).await,
+                Some(_) => Answer::Refused {
+                    reason: format!("the request speaks protocol {}, this agent {PROTOCOL}", request.protocol),
+                    hint: "run images whose agents speak the same protocol".into(),
+                },
+            };
+            frame::write(&mut stream, &answer).await
         };
-        frame::write(&mut stream, &answer).await?;
-        // Tells the caller that this is all, so that it does not take the end for a cut.
-        stream.shutdown().await.context("closing the connection")
-    };
-    timeout(ANSWER_LIMIT, answered).await.context("answering")?
+        timeout(ANSWER_LIMIT, answered).await.context("answering")??;
+        if !member {
+            break;
+        }
+        match timeout_at(until, frame::read(&mut stream)).await {
+            Ok(Ok(next)) => request = next,
+            // It has no further question.
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    // Tells the caller that this is all, so that it does not take the end for a cut.
+    timeout(ANSWER_LIMIT, stream.shutdown()).await?.context("closing the connection")
+}
+
+/// Who calls; none for whoever is revoked, who is told so, and nothing else: on its console it would otherwise read like a network that fails.
+fn role(tls: &AgentTls, stream: &TlsStream<TcpStream>, remote: IpAddr) -> Result<Option<Role>> {
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    if tls.distrusts(chain) { Ok(None) } else { Ok(Some(tls.role(chain, remote)?)) }
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -4,7 +4,7 @@ use super::*;
 use crate::digest::Id128;
 use crate::etcd::Etcd;
 use crate::message::{Ask, JoinRequest, MAX_MESSAGE};
-use crate::revocation::Distrusted;
+use crate::revocation::{Distrusted, RevocationList};
 use crate::sample::{charter, fqdn};
 use crate::sample_authority::{Chain, Signer};
 use crate::tls::TlsParts;
@@ -12,47 +12,82 @@ use rustls_pki_types::ServerName;
 use tokio::io::AsyncReadExt as _;
 use tokio_rustls::client::TlsStream;
 
-struct Site {
+pub(in super::super) struct Site {
     at: SocketAddr,
     peers: Signer,
     clients: Signer,
+    /// The server's.
+    issuer: Signer,
+    /// Whom the server does not believe.
+    distrusted: Distrusted,
+    serving: tokio::task::JoinHandle<()>,
 }
 
-fn tls(own: &Chain, peers: &Signer, clients: &Signer) -> AgentTls {
+fn tls(own: &Chain, peers: &Signer, clients: &Signer, distrusted: &Distrusted) -> AgentTls {
     let parts = TlsParts {
         chain: &own.chain,
         key: &own.key,
         peer_roots: &peers.cert,
         client_roots: &clients.cert,
         charter: Arc::new(charter(3)),
-        distrusted: Distrusted::default(),
+        distrusted: distrusted.clone(),
     };
     AgentTls::new(&parts).unwrap()
 }
 
 /// Serves as `etcd1` with `limit` to say what is wanted.
 async fn site(limit: Duration) -> Site {
-    let (peers, clients) = (Signer::root("peers"), Signer::root("clients"));
-    let own = peers.issuer_now(1).leaf_now(&["etcd1.lab.example", "127.0.0.1"]);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = listener.local_addr().unwrap();
-    let (_, tls) = watch::channel(tls(&own, &peers, &clients));
-    let desk = Arc::new(Desk::new(Etcd::at("/nonexistent/etcd.sock".as_ref()).unwrap(), "/nonexistent".into()));
-    tokio::spawn(serve_within(limit, listener, tls, desk));
-    Site { at, peers, clients }
+    let mut site = Site::silent("127.0.0.1:0".parse().unwrap());
+    site.serve(limit).await;
+    site
 }
 
 impl Site {
+    /// Nobody answers there yet.
+    pub(in super::super) fn silent(at: SocketAddr) -> Self {
+        let peers = Signer::root("peers");
+        Self {
+            at,
+            issuer: peers.issuer_now(1),
+            peers,
+            clients: Signer::root("clients"),
+            distrusted: Distrusted::default(),
+            serving: tokio::spawn(async {}),
+        }
+    }
+
+    /// Answers there from now on, instead of whoever did; the connections of before go on.
+    pub(in super::super) async fn serve(&mut self, limit: Duration) {
+        self.serving.abort();
+        while !self.serving.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let own = self.issuer.leaf_now(&["etcd1.lab.example", &self.at.ip().to_string()]);
+        let listener = TcpListener::bind(self.at).await.unwrap();
+        self.at = listener.local_addr().unwrap();
+        let (_, tls) = watch::channel(tls(&own, &self.peers, &self.clients, &self.distrusted));
+        let desk = Desk::new(Etcd::at("/nonexistent/etcd.sock".as_ref()).unwrap(), "/nonexistent".into());
+        self.serving = tokio::spawn(serve_within(limit, listener, tls, Arc::new(desk)));
+    }
+
+    /// TLS of a member; it believes whom it is told to believe.
+    pub(in super::super) fn member_tls(&self, distrusted: &Distrusted) -> AgentTls {
+        tls(&self.member(), &self.peers, &self.clients, distrusted)
+    }
+
+    /// The peers' root, and its list in which the server is revoked.
+    pub(in super::super) fn revocation_of_server(&self) -> (String, String) {
+        (self.peers.cert.clone(), self.peers.revocation_list(1, &[&self.issuer]))
+    }
+
     async fn call(&self, as_whom: &Chain) -> TlsStream<TcpStream> {
         let stream = TcpStream::connect(self.at).await.unwrap();
         let name = ServerName::try_from("etcd1.lab.example").unwrap();
-        tls(as_whom, &self.peers, &self.clients).connector.connect(name, stream).await.unwrap()
+        tls(as_whom, &self.peers, &self.clients, &Distrusted::default()).connector.connect(name, stream).await.unwrap()
     }
 
     async fn ask(&self, as_whom: &Chain, ask: Ask) -> Answer {
-        let mut stream = self.call(as_whom).await;
-        frame::write(&mut stream, &AgentRequest { protocol: PROTOCOL, ask }).await.unwrap();
-        frame::read(&mut stream).await.unwrap()
+        exchange(&mut self.call(as_whom).await, ask).await
     }
 
     fn member(&self) -> Chain {
@@ -60,12 +95,17 @@ impl Site {
     }
 }
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+async fn exchange(stream: &mut TlsStream<TcpStream>, ask: Ask) -> Answer {
+    frame::write(stream, &AgentRequest { protocol: PROTOCOL, ask }).await.unwrap();
+    frame::read(stream).await.unwrap()
+}
+
+pub(in super::super) fn run<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { timeout(Duration::from_secs(60), future).await.expect("within a minute") })
 }
 
-fn just_started() -> Answer {
+pub(in super::super) fn just_started() -> Answer {
     Answer::RetryAfter { millis: 500, reason: "this agent has just started".into() }
 }
 
@@ -146,5 +186,26 @@ fn one_address_cannot_take_the_places_of_the_others() {
         assert_eq!(site.ask(&site.member(), Ask::Status).await, just_started());
         let mut last = crowd.pop().unwrap();
         assert_eq!(last.read(&mut [0; 16]).await.unwrap_or(0), 0, "closed at once");
+    });
+}
+
+#[test]
+fn a_member_asks_on_until_it_is_revoked_and_an_operator_asks_once() {
+    run(async {
+        let site = site(REQUEST_LIMIT).await;
+        let issuer = site.peers.issuer_now(2);
+        let mut member = site.call(&issuer.leaf_now(&["etcd2.lab.example", "127.0.0.1"])).await;
+        for _ in 0..3 {
+            assert_eq!(exchange(&mut member, Ask::Status).await, just_started());
+        }
+        let list = site.peers.revocation_list(1, &[&issuer]);
+        site.distrusted.replace([&RevocationList::from_pem(list.as_bytes(), &site.peers.cert).unwrap()]);
+        let Answer::Refused { reason, .. } = exchange(&mut member, Ask::Status).await else { panic!("it is revoked") };
+        assert!(reason.contains("revoked"), "{reason}");
+        assert_eq!(member.read(&mut [0; 16]).await.unwrap(), 0, "and that was all");
+
+        let mut operator = site.call(&site.clients.leaf_now(&[])).await;
+        assert_eq!(exchange(&mut operator, Ask::Status).await, just_started());
+        assert_eq!(operator.read(&mut [0; 16]).await.unwrap(), 0);
     });
 }
