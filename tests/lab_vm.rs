@@ -17,6 +17,9 @@ fn three_machines_from_one_image_form_and_bear_a_power_cut() {
     lab.refuses_strangers();
 
     assert_eq!(lab.ok(&["exec", "etcd2", "--", "cat", "/sys/class/net/lo/operstate"]).trim(), "unknown");
+    // Nobody outside is asked for the time, not even for want of a server.
+    let fallback = ["exec", "etcd2", "--", "timedatectl", "show-timesync", "--value", "--property=FallbackNTPServers"];
+    assert_eq!(lab.ok(&fallback).trim(), "");
 
     lab.ok(&["kill", "--all"]);
     for node in ["etcd2", "etcd3", "etcd1"] {
