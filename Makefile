@@ -45,7 +45,7 @@ bench: build faults
 	$(SUDO) tests/run bench
 
 # The six nodes of profiles/k8s0.toml on two hosts that the lab plays, from deploying to the loss of a host. Six emulated
-# nodes are too many for two processors and form no cluster there: PROFILE=pair has three.
+# nodes form a cluster on two processors and are too slow for the rest: PROFILE=pair has three.
 PROFILE ?= k8s0
 show-hosts: build
 	$(SUDO) tests/run show-hosts $(PROFILE)

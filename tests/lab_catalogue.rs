@@ -15,6 +15,8 @@ use serde_json::Value;
 const REPLACED_WITHIN: Duration = Duration::from_secs(300);
 /// For how long what must not happen is watched. The agents' own rounds are under a second.
 const WATCHED: Duration = Duration::from_secs(15);
+/// The client writes for half of the time.
+const REST: u32 = 1;
 
 /// Three containers, activated, with one key in them.
 fn cluster(lab: &Lab) -> Value {
@@ -68,7 +70,7 @@ fn c11_a_node_reimaged_with_its_data_is_the_same_member() {
 fn c12_a_wiped_node_is_a_voter_again_under_a_new_id_with_every_acknowledged_key() {
     let lab = Lab::new();
     let up = cluster(&lab);
-    let writer = Writer::start(&lab);
+    let writer = Writer::start(&lab, REST);
     let report = lab.json(&["reimage", "etcd2", "--wipe-data"]);
     assert_eq!(report["data"], "wiped", "{report}");
     let old = members(&up)[1].clone().expect("it was a member");
@@ -157,7 +159,7 @@ fn c17_a_disk_that_went_back_in_time_halts_its_node() {
 fn c20_nothing_acknowledged_is_lost_when_all_lose_power_at_once() {
     let lab = Lab::new();
     let up = cluster(&lab);
-    let writer = Writer::start(&lab);
+    let writer = Writer::start(&lab, REST);
     until("some writes", CONTAINER_PATIENCE, || (writer.acknowledged() >= 20).then_some(()), || lab.story());
     lab.ok(&["kill", "--all"]);
     let written = writer.stop();
@@ -173,7 +175,7 @@ fn c20_nothing_acknowledged_is_lost_when_all_lose_power_at_once() {
 fn d05_e08_a_clone_beside_its_original_costs_no_data_and_no_place() {
     let lab = Lab::new();
     let up = cluster(&lab);
-    let writer = Writer::start(&lab);
+    let writer = Writer::start(&lab, REST);
     lab.ok(&["clone", "etcd2"]);
     let consoles = || ["etcd2", "etcd2-clone"].map(|name| lab.ok(&["console", name]));
     until(
@@ -234,7 +236,7 @@ fn g01_the_root_of_every_node_is_swapped_under_a_running_cluster() {
     let up = cluster(&lab);
     let old = up["image_key"].as_str().expect("up tells the image").to_owned();
 
-    let writer = Writer::start(&lab);
+    let writer = Writer::start(&lab, REST);
     let mut new = String::new();
     for name in ["etcd1", "etcd2", "etcd3"] {
         let report = lab.json(&["reimage", name, "--firstboot", other.to_str().expect("a UTF-8 path")]);

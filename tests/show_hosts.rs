@@ -27,7 +27,7 @@ fn main() {
 /// Six emulated nodes on two processors cannot keep etcd's usual beat of 100 ms ("leader failed to send out heartbeat on time"): elections
 /// without end. Whoever has hosts that slow sets it as etcd's tuning guide says, and so does this profile.
 fn at_a_slow_beat(profile: &str) -> String {
-    let slow = profile.replacen("[etcd]\n", "[etcd]\nheartbeat_ms = 500\nelection_ms = 5000\n", 1);
+    let slow = profile.replacen("[etcd]\n", "[etcd]\nheartbeat_ms = 1000\nelection_ms = 10000\n", 1);
     assert_ne!(slow, profile, "the profile has settings of etcd");
     slow
 }

@@ -134,9 +134,9 @@ impl Boots {
 }
 
 /// What etcd remembers of the other members' boots: a member whose own etcd does not come up any more hears it from those that serve.
-/// What cannot be read is left out.
+/// Of what this one has applied: to be asked right after a linearizable read. What cannot be read is left out.
 pub(crate) async fn recorded(etcd: &Etcd, charter: &Charter, own: &Fqdn) -> Vec<Remembered> {
-    let records = etcd.range(BOOTS, BOOTS_END).await.unwrap_or_default();
+    let records = etcd.range_applied(BOOTS, BOOTS_END).await.unwrap_or_default();
     let others = charter.members.iter().map(|member| &member.fqdn).filter(|fqdn| *fqdn != own);
     others
         .filter_map(|fqdn| {

@@ -204,14 +204,22 @@ impl Etcd {
     ///
     /// # Errors
     /// When there is no quorum, or this member is a learner.
-    pub async fn range(&self, first: &str, end: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let options = GetOptions::new().with_range(end);
-        let mut answer = self
-            .client()
-            .await?
-            .get(first, Some(options))
-            .await
-            .with_context(|| format!("reading from `{first}` on"))?;
+    pub async fn range(&self, first: &str, end: &str) -> Result<Written> {
+        self.range_with(first, GetOptions::new().with_range(end)).await
+    }
+
+    /// As [`Self::range`], of what this member has applied: right after a linearizable read it is as fresh as
+    /// one, and asks no quorum again.
+    ///
+    /// # Errors
+    /// When this member does not answer.
+    pub async fn range_applied(&self, first: &str, end: &str) -> Result<Written> {
+        self.range_with(first, GetOptions::new().with_range(end).with_serializable()).await
+    }
+
+    async fn range_with(&self, first: &str, options: GetOptions) -> Result<Written> {
+        let asked = self.client().await?.get(first, Some(options)).await;
+        let mut answer = asked.with_context(|| format!("reading from `{first}` on"))?;
         Ok(answer.take_kvs().into_iter().map(etcd_client::KeyValue::into_key_value).collect())
     }
 

@@ -29,8 +29,9 @@ pub struct Written {
 }
 
 impl Writer {
-    /// Starts writing one key after the other, half of the time: the machines that it writes to are mostly emulated, and have their own to do.
-    pub fn start(lab: &Lab) -> Self {
+    /// Starts writing one key after the other, and rests for `rest` times as long as each took: every write is a new connection to every node,
+    /// and the machines that it writes to are mostly emulated and have their own to do.
+    pub fn start(lab: &Lab, rest: u32) -> Self {
         let lab = lab.handle();
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let interruptions = Arc::new(AtomicUsize::new(0));
@@ -54,7 +55,7 @@ impl Writer {
                     keys.insert(key, value);
                     count.fetch_add(1, Ordering::SeqCst);
                 }
-                std::thread::sleep(began.elapsed());
+                std::thread::sleep(began.elapsed() * rest);
             }
             Written { keys }
         });

@@ -19,6 +19,8 @@ use crate::places::Places;
 const SERVING: [&str; 2] = ["--timeout", "1800"];
 /// A node under emulation on a busy machine takes minutes to be back.
 const ROLLOUT: [&str; 4] = ["--back-within", "900", "--patience", "1800"];
+/// The client writes for a tenth of the time.
+const REST: u32 = 9;
 /// Writes that say that a cluster serves.
 const ENOUGH: usize = 5;
 
@@ -74,7 +76,7 @@ impl Show {
             show.kiln(&[&["deploy"][..], &SERVING].concat());
             show.lab.wait_serving(VM_PATIENCE)
         });
-        let writer = Writer::start(&self.lab);
+        let writer = Writer::start(&self.lab, REST);
         writer.goes_on(ENOUGH, VM_PATIENCE, || self.lab.story());
         self.running = Some((writer, formed));
     }
@@ -95,20 +97,17 @@ impl Show {
     /// Rolls another image through all nodes, and the first one again.
     ///
     /// # Panics
-    /// When a node does not come back.
+    /// When a node does not come back, or with another image than it should.
     pub fn roll_there_and_back(&mut self) {
-        for (what, to) in
-            [("roll a new generation through all nodes", None), ("roll back through all nodes", Some("1"))]
-        {
-            self.act(what, |show| {
-                if to.is_none() {
-                    show.change_image();
-                }
-                let to = to.map_or(vec![], |generation| vec!["--to", generation]);
-                show.kiln(&[&["rollout"], &to[..], &ROLLOUT].concat());
-                show.lab.wait_serving(VM_PATIENCE)
-            });
-        }
+        let first = self.image();
+        self.act("build another image", |show| {
+            show.change_profile();
+            show.places.ok(&["build", &show.profile]);
+        });
+        let second = self.act("roll a new generation through all nodes", |show| show.roll(&[]));
+        assert_ne!(second, first, "every node runs the other image");
+        let back = self.act("roll back through all nodes", |show| show.roll(&["--to", "1"]));
+        assert_eq!(back, first, "every node runs the first image again");
     }
 
     /// Cuts the network between the hosts, and mends it. The cluster serves meanwhile where it can.
@@ -119,6 +118,7 @@ impl Show {
         let lost = self.last_host();
         self.act("cut the VXLAN and mend it", |show| {
             show.lab.ok(&["net", "cut"]);
+            show.wait_unserved(&lost);
             show.serves_if_it_can(&lost);
             show.lab.ok(&["net", "mend"]);
             show.lab.wait_serving(VM_PATIENCE)
@@ -186,8 +186,35 @@ impl Show {
         self.places.ok(&[&[args[0], &self.profile], &args[1..], &["--lab"]].concat())
     }
 
+    /// `kiln rollout PROFILE ARGS... --lab`; the image that every node runs then.
+    fn roll(&self, args: &[&str]) -> String {
+        self.kiln(&[&["rollout"], args, &ROLLOUT].concat());
+        self.lab.wait_serving(VM_PATIENCE);
+        self.image()
+    }
+
+    /// The one image that all nodes run.
+    fn image(&self) -> String {
+        let status = self.lab.json(&["status"]);
+        let nodes = status["nodes"].as_array().expect("a lab has nodes");
+        let images: BTreeSet<String> = nodes.iter().map(|node| node["image_key"].to_string()).collect();
+        assert_eq!(images.len(), 1, "one image on all nodes: {images:?}");
+        images.into_iter().next().expect("one")
+    }
+
+    /// Waits until no node of a host that is cut off serves any more: the cut has been felt.
+    fn wait_unserved(&self, host: &str) {
+        let cut_off: Vec<String> =
+            self.profile_now().nodes.into_iter().filter(|node| node.host == host).map(|node| node.name).collect();
+        self.lab.wait_status("the nodes that are cut off to serve no more", VM_PATIENCE, |status| {
+            let nodes = status["nodes"].as_array().expect("a lab has nodes");
+            let named = |node: &&Value| cut_off.iter().any(|name| node["name"] == name.as_str());
+            nodes.iter().filter(named).all(|node| node["healthy"] == false)
+        });
+    }
+
     /// The next build is another generation: an image with one more line in one file.
-    fn change_image(&self) {
+    fn change_profile(&self) {
         let file = self.places.project.join("profiles").join(format!("{}.toml", self.profile));
         let text = fs_err::read_to_string(&file).expect("reading the profile");
         let changed = text.replacen("[network]\n", "[network]\nntp_servers = [\"ntp.kiln.test\"]\n", 1);

@@ -12,12 +12,14 @@ use super::Fleet;
 use crate::agents;
 use crate::exit::Refusal;
 use crate::placement::majority;
-use crate::profile::Node;
+use crate::profile::{Node, Profile};
 
 /// How often agents are asked while they are waited for. Under emulation every answer costs a node a tenth of a second of what it boots with.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long an election may take that is waited for. etcd's usual timeout is a second, and a slow cluster's a few.
+/// How long an election is waited for at least. etcd's usual timeout is a second.
 const ELECTION: Duration = Duration::from_secs(30);
+/// And how many of a cluster's own timeouts: each member draws one to two of them (etcd's `raft.go`), and two that draw alike draw again.
+const TIMEOUTS: u32 = 4;
 
 /// What a node lacks to be a voter that serves, on `image` where one is named; none when it is one.
 pub fn missing(status: &NodeStatus, image: Option<Sha256Digest>) -> Option<String> {
@@ -128,6 +130,7 @@ impl Fleet {
     /// # Errors
     /// A [`Refusal`] when the others do not suffice, and as [`Fleet::ask`].
     pub fn spare(&self, node: &str, wipe_data: bool) -> Result<()> {
+        let election = election(&self.profile);
         let began = Instant::now();
         let mut told = false;
         loop {
@@ -135,11 +138,11 @@ impl Fleet {
             let others = Others::of(node, &self.ask(&self.profile.nodes)?);
             let refusal = match others.spare(node, wipe_data) {
                 Ok(()) => return Ok(()),
-                Err(refusal) if !others.may_elect() || began.elapsed() >= ELECTION => return Err(refusal.into()),
+                Err(refusal) if !others.may_elect() || began.elapsed() >= election => return Err(refusal.into()),
                 Err(refusal) => refusal,
             };
             if !told {
-                log::info!("waiting at most {} s, as they may be electing a leader: {refusal}", ELECTION.as_secs());
+                log::info!("waiting at most {} s, as they may be electing a leader: {refusal}", election.as_secs());
                 told = true;
             }
             std::thread::sleep(pause(asked));
@@ -184,6 +187,11 @@ impl Fleet {
     }
 }
 
+/// How long an election of this cluster is waited for.
+fn election(profile: &Profile) -> Duration {
+    ELECTION.max(TIMEOUTS * Duration::from_millis(profile.etcd.settings.election_ms.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +210,15 @@ mod tests {
 
     fn serving() -> NodeStatus {
         status(Holds::Running(running()))
+    }
+
+    #[test]
+    fn an_election_is_waited_for_as_long_as_the_clusters_timeout_asks() {
+        let text = include_str!("../../../profiles/k8s0.toml");
+        let mut profile = Profile::parse(camino::Utf8Path::new("profiles/k8s0.toml"), text).unwrap();
+        assert_eq!(election(&profile), ELECTION);
+        profile.etcd.settings.election_ms = 50_000;
+        assert_eq!(election(&profile), Duration::from_secs(200));
     }
 
     #[test]
