@@ -120,22 +120,20 @@ async fn serve_one(
     let until = Deadline::now() + KEPT;
     let asked = async {
         let mut stream = tls.acceptor.accept(stream).await.context("authenticating the caller")?;
-        role(tls, &stream, remote)?;
+        let caller = role(tls, &stream, remote)?;
         let request: AgentRequest = frame::read(&mut stream).await?;
-        anyhow::Ok((stream, request))
+        anyhow::Ok((stream, caller, request))
     };
-    let (mut stream, mut request) = timeout(request_limit, asked).await.context("waiting for the request")??;
+    let (mut stream, mut caller, mut request) =
+        timeout(request_limit, asked).await.context("waiting for the request")??;
     loop {
-        // For every question anew: who is revoked meanwhile has asked its last.
-        let role = role(tls, &stream, remote)?;
-        let member = matches!(role, Some(Role::Peer(_)));
         let answered = async {
-            let answer = match role {
+            let answer = match &caller {
                 None => Answer::Refused {
                     reason: "the certificate of this node, or the issuer of it, is revoked".into(),
                     hint: "give it the seed that was minted when it was revoked: image it again".into(),
                 },
-                Some(role) if request.protocol == PROTOCOL => desk.answer(&role, remote, request.ask).await,
+                Some(role) if request.protocol == PROTOCOL => desk.answer(role, remote, request.ask).await,
                 Some(_) => Answer::Refused {
                     reason: format!("the request speaks protocol {}, this agent {PROTOCOL}", request.protocol),
                     hint: "run images whose agents speak the same protocol".into(),
@@ -144,14 +142,16 @@ async fn serve_one(
             frame::write(&mut stream, &answer).await
         };
         timeout(ANSWER_LIMIT, answered).await.context("answering")??;
-        if !member {
+        if !matches!(caller, Some(Role::Peer(_))) {
             break;
         }
-        match timeout_at(until, frame::read(&mut stream)).await {
-            Ok(Ok(next)) => request = next,
+        request = match timeout_at(until, frame::read(&mut stream)).await {
+            Ok(Ok(next)) => next,
             // It has no further question.
             Ok(Err(_)) | Err(_) => break,
-        }
+        };
+        // For every further question anew: who is revoked meanwhile has asked its last.
+        caller = role(tls, &stream, remote)?;
     }
     // Tells the caller that this is all, so that it does not take the end for a cut.
     timeout(ANSWER_LIMIT, stream.shutdown()).await?.context("closing the connection")

@@ -20,7 +20,6 @@ pub(in super::super) struct Site {
     issuer: Signer,
     /// Whom the server does not believe.
     distrusted: Distrusted,
-    serving: tokio::task::JoinHandle<()>,
 }
 
 fn tls(own: &Chain, peers: &Signer, clients: &Signer, distrusted: &Distrusted) -> AgentTls {
@@ -52,22 +51,17 @@ impl Site {
             peers,
             clients: Signer::root("clients"),
             distrusted: Distrusted::default(),
-            serving: tokio::spawn(async {}),
         }
     }
 
-    /// Answers there from now on, instead of whoever did; the connections of before go on.
+    /// Answers there from now on.
     pub(in super::super) async fn serve(&mut self, limit: Duration) {
-        self.serving.abort();
-        while !self.serving.is_finished() {
-            tokio::task::yield_now().await;
-        }
         let own = self.issuer.leaf_now(&["etcd1.lab.example", &self.at.ip().to_string()]);
         let listener = TcpListener::bind(self.at).await.unwrap();
         self.at = listener.local_addr().unwrap();
         let (_, tls) = watch::channel(tls(&own, &self.peers, &self.clients, &self.distrusted));
         let desk = Desk::new(Etcd::at("/nonexistent/etcd.sock".as_ref()).unwrap(), "/nonexistent".into());
-        self.serving = tokio::spawn(serve_within(limit, listener, tls, Arc::new(desk)));
+        tokio::spawn(serve_within(limit, listener, tls, Arc::new(desk)));
     }
 
     /// TLS of a member; it believes whom it is told to believe.
