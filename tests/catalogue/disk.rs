@@ -14,6 +14,8 @@ use kiln_tests::wait::{holds, until};
 /// How long nothing may happen where waiting for ever is the promise. A blank node looks every 0.4 s at first.
 const FOR_EVER: Duration = Duration::from_secs(20);
 const KEYS: usize = 20;
+/// A follower of etcd draws when it stands for election once per term, up to twice the election timeout of 1 s; then come two rounds of votes.
+const OUTLASTS_ELECTION: Duration = Duration::from_secs(4);
 
 /// A cluster that serves, with [`KEYS`] keys in it.
 fn serving(mut cluster: Cluster) -> Cluster {
@@ -174,8 +176,8 @@ fn c05_a_full_disk_takes_no_place_and_costs_no_place() {
     assert_eq!(members(&cluster), before);
 }
 
-/// The leader's disk stops answering for a second and a half, again and again: leadership moves away, every write is acknowledged in
-/// the end, and nobody is removed for being slow.
+/// The leader's disk stops answering until another leads, some seconds at most, again and again: leadership moves away, every write is
+/// acknowledged in the end, and nobody is removed for being slow.
 #[test]
 #[ignore = "needs root, etcd, loop devices and dnsmasq"]
 fn c06_a_stalling_disk_moves_the_leader_and_removes_nobody() {
@@ -189,7 +191,7 @@ fn c06_a_stalling_disk_moves_the_leader_and_removes_nobody() {
         || {
             cluster.nodes[leader].stall_disk();
             let others: Vec<usize> = (0..3).filter(|i| *i != leader).collect();
-            let end = std::time::Instant::now() + Duration::from_millis(1500);
+            let end = std::time::Instant::now() + OUTLASTS_ELECTION;
             let mut moved = false;
             while !moved && std::time::Instant::now() < end {
                 moved = others.iter().any(|i| cluster.leads(*i));
