@@ -43,6 +43,15 @@ pub struct EtcdSettings {
     pub election_ms: u32,
 }
 
+impl EtcdSettings {
+    /// How many times longer than usual etcd is waited for: once per second of its election timeout, three times at most. Who has told etcd to
+    /// be patient with slow machines has told the agent too; one that gives up earlier than etcd only asks again, and has etcd do it twice.
+    #[must_use]
+    pub fn patience(&self) -> u32 {
+        (self.election_ms / 1000).clamp(1, 3)
+    }
+}
+
 /// How etcd compacts by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -63,5 +72,16 @@ impl Default for EtcdSettings {
             heartbeat_ms: 100,
             election_ms: 1000,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_follows_the_beat_within_reason() {
+        let of = |election_ms| EtcdSettings { election_ms, ..EtcdSettings::default() }.patience();
+        assert_eq!([50, 1000, 1999, 2000, 10_000, 50_000].map(of), [1, 1, 1, 2, 3, 3]);
     }
 }

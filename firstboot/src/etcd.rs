@@ -110,13 +110,13 @@ impl std::fmt::Debug for Etcd {
 }
 
 impl Etcd {
-    /// The etcd behind `socket`. Must be called inside a runtime; connects later.
+    /// The etcd behind `socket`, asked so many times as patiently as usual. Must be called inside a runtime; connects later.
     ///
     /// # Errors
     /// When the path is not UTF-8.
-    pub fn at(socket: &Path) -> Result<Self> {
+    pub fn at(socket: &Path, patience: u32) -> Result<Self> {
         let path = socket.to_str().with_context(|| format!("naming the socket `{}`", socket.display()))?;
-        let endpoint = Endpoint::from_shared(format!("unix:{path}"))?.connect_timeout(CALL).timeout(CALL);
+        let endpoint = Endpoint::from_shared(format!("unix:{path}"))?.connect_timeout(CALL).timeout(CALL * patience);
         let patient = endpoint.clone().timeout(peer_hash::LIMIT);
         Ok(Self { channel: endpoint.connect_lazy(), patient: patient.connect_lazy() })
     }

@@ -25,7 +25,8 @@ use crate::seed::{self, SeedHeader};
 use crate::tls::AgentTls;
 use crate::{address, clock, resolv, state_file};
 
-/// How long a peer's agent may take to tell its status: two looks at its etcd with a rest between them, and what TLS takes.
+/// How long a peer's agent may take to tell its status, where etcd has its usual beat: two looks at its etcd with a rest between them, and what
+/// TLS takes.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// What stays the same for a whole boot.
@@ -165,9 +166,10 @@ pub async fn own_name(dns: &Dns, fqdn: &Fqdn) -> OwnName {
     OwnName { addresses: in_order(asked.join_all().await), forward }
 }
 
-/// What the other members' agents say, all asked at once and told of this boot.
+/// What the other members' agents say, all asked at once and told of this boot; they are waited for so many times longer than usual.
 pub async fn peers(
     kept: &Kept,
+    patience: u32,
     dns: &Dns,
     tls: Option<&AgentTls>,
     charter: &Charter,
@@ -183,7 +185,7 @@ pub async fn peers(
             let answer = match (&tls, located.records()) {
                 (None, _) => PeerAnswer::Unreachable("this node has no certificate yet".into()),
                 (Some(_), []) => PeerAnswer::Unreachable("DNS gives it no address".into()),
-                (Some(tls), addresses) => status(&kept, tls, &fqdn, addresses, &ask).await,
+                (Some(tls), addresses) => status(&kept, STATUS_LIMIT * patience, tls, &fqdn, addresses, &ask).await,
             };
             (index, PeerObservation { fqdn, located, answer })
         });
@@ -191,8 +193,15 @@ pub async fn peers(
     in_order(asked.join_all().await)
 }
 
-async fn status(kept: &Kept, tls: &AgentTls, fqdn: &Fqdn, addresses: &[IpAddr], ask: &Ask) -> PeerAnswer {
-    match kept.ask(tls, fqdn, addresses, ask, STATUS_LIMIT).await {
+async fn status(
+    kept: &Kept,
+    limit: Duration,
+    tls: &AgentTls,
+    fqdn: &Fqdn,
+    addresses: &[IpAddr],
+    ask: &Ask,
+) -> PeerAnswer {
+    match kept.ask(tls, fqdn, addresses, ask, limit).await {
         Ok(Answer::Status(status)) => PeerAnswer::Answered(status),
         Ok(Answer::RetryAfter { reason, .. } | Answer::Refused { reason, .. }) => PeerAnswer::Unreachable(reason),
         Ok(Answer::Granted(_)) => PeerAnswer::Unreachable("it answered something that was not asked".into()),

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::activation::{admit, settle};
 use crate::agent::client::Kept;
-use crate::agent::desk::{Desk, Extent, Seat, THOROUGH, running};
+use crate::agent::desk::{Desk, Extent, Seat, running};
 use crate::agent::reach::Reach;
 use crate::agent::{metrics, pace, server};
 use crate::apply::{Applied, Hands};
@@ -58,7 +58,9 @@ pub fn run(paths: &Paths) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         let image = Image::read(paths)?;
-        let desk = Arc::new(Desk::new(Etcd::at(&paths.etcd_socket())?, paths.snapshots()));
+        let patience = image.cluster.etcd.patience();
+        let etcd = Etcd::at(&paths.etcd_socket(), patience)?;
+        let desk = Arc::new(Desk::new(etcd, patience, paths.snapshots()));
         tokio::spawn(custodian::tend(desk.clone()));
         tokio::spawn(dns_watch::tend(desk.clone()));
         let boots = Boots::watch(desk.clone());
@@ -211,7 +213,15 @@ impl Runner<'_> {
             let (own, srv, peers) = tokio::join!(
                 observe::own_name(dns, &identity.own),
                 dns.services(&identity.charter.domain),
-                observe::peers(&self.kept, dns, tls.as_ref(), &identity.charter, &identity.own, boot),
+                observe::peers(
+                    &self.kept,
+                    self.desk.patience,
+                    dns,
+                    tls.as_ref(),
+                    &identity.charter,
+                    &identity.own,
+                    boot
+                ),
             );
             (seen.own, seen.srv, seen.peers) = (own, srv.into_lookup(), peers);
             for text in self.noticed.fresh(notices(seen)) {
@@ -219,7 +229,16 @@ impl Runner<'_> {
             }
         } else if watching {
             let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
-            seen.peers = observe::peers(&self.kept, dns, tls.as_ref(), &identity.charter, &identity.own, boot).await;
+            seen.peers = observe::peers(
+                &self.kept,
+                self.desk.patience,
+                dns,
+                tls.as_ref(),
+                &identity.charter,
+                &identity.own,
+                boot,
+            )
+            .await;
         } else {
             return;
         }
@@ -443,7 +462,7 @@ impl Runner<'_> {
     /// What a running member still lacks; empty when it serves.
     async fn unserved(&self, own: &Fqdn, seen: &Observation) -> String {
         let Some(lineage) = standing::lineage(seen) else { return String::new() };
-        let status = running(&self.desk.etcd, lineage, tokio::time::Instant::now() + THOROUGH).await;
+        let status = running(&self.desk.etcd, lineage, self.desk.thorough()).await;
         let holds = status.map_or(Holds::Data { lineage }, Holds::Running);
         let activated = state(seen).is_some_and(|state| state.activated_seen);
         match holds {

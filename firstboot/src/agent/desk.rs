@@ -28,10 +28,10 @@ use crate::tls::Role;
 use crate::version::EtcdVersion;
 use crate::witness::Witness;
 
-/// How long a fresh look at etcd may take while callers wait for the status.
+/// How long a fresh look at etcd may take while callers wait for the status, where etcd has its usual beat.
 const FRESH: Duration = Duration::from_millis(1500);
-/// How long it may take for this agent's own decisions: three calls, each of which etcd has two seconds for.
-pub(crate) const THOROUGH: Duration = Duration::from_secs(6);
+/// How long it may take for this agent's own decisions, likewise: three calls, each of which etcd has two seconds for.
+const THOROUGH: Duration = Duration::from_secs(6);
 
 /// A refusal with the same reason is noted again after this.
 const SAME_REFUSAL: Duration = Duration::from_secs(600);
@@ -78,6 +78,8 @@ struct Look {
 pub struct Desk {
     /// The node's etcd.
     pub etcd: Etcd,
+    /// How many times longer than usual etcd is waited for.
+    pub(crate) patience: u32,
     /// Snapshots of it.
     pub(crate) snapshots: Snapshots,
     /// What was heard of the boots of others.
@@ -95,10 +97,11 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// A desk nobody has written to yet. Snapshots go to that directory.
-    pub fn new(etcd: Etcd, snapshots: PathBuf) -> Self {
+    /// A desk nobody has written to yet. Snapshots go to that directory; etcd is waited for so many times longer than usual.
+    pub fn new(etcd: Etcd, patience: u32, snapshots: PathBuf) -> Self {
         Self {
             etcd,
+            patience,
             snapshots: Snapshots::new(snapshots),
             witness: Arc::default(),
             seat: Mutex::new(None),
@@ -109,6 +112,11 @@ impl Desk {
             refused: Mutex::new(HashMap::new()),
             granting: tokio::sync::Mutex::new(()),
         }
+    }
+
+    /// Until when a look for this agent's own decisions that begins now may take.
+    pub(crate) fn thorough(&self) -> Deadline {
+        Deadline::now() + THOROUGH * self.patience
     }
 
     /// Tells where the node stands. Called before an act that changes the answer, so that no caller hears of a blank volume that
@@ -156,7 +164,7 @@ impl Desk {
 
     async fn look(&self, extent: Extent, lineage: Id128, charter: &Charter, own: &Fqdn) -> Look {
         // One limit for all that is asked.
-        let limit = Deadline::now() + FRESH;
+        let limit = Deadline::now() + FRESH * self.patience;
         let running = match extent {
             Extent::Brief => running(&self.etcd, lineage, limit).await,
             Extent::Full => self.running(lineage, limit).await,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use crate::agent::desk::{Desk, Seat, THOROUGH};
+use crate::agent::desk::{Desk, Seat};
 use crate::agent::reach::Reach;
 use crate::agent::voters;
 use crate::digest::Id128;
@@ -59,8 +59,7 @@ impl Findings {
     /// # Errors
     /// When etcd does not answer here, or loses its quorum meanwhile.
     pub async fn look(desk: &Desk, seat: &Seat, lineage: Id128, caller: &Caller) -> Result<Self> {
-        let limit = Instant::now() + THOROUGH;
-        let own = desk.running(lineage, limit).await.context("etcd does not answer here")?;
+        let own = desk.running(lineage, desk.thorough()).await.context("etcd does not answer here")?;
         let mut findings = Self {
             cluster_version: desk.cluster_version(),
             snapshot: desk.snapshots.last(),
@@ -91,7 +90,7 @@ impl Findings {
         let reach = desk.reach();
         let (port, voters) = tokio::join!(
             ports_of_name(reach.as_ref(), seat, caller),
-            voters::ask(reach.as_ref(), seat, &findings.members, findings.own.member, &caller.fqdn)
+            voters::ask(reach.as_ref(), desk.patience, seat, &findings.members, findings.own.member, &caller.fqdn)
         );
         (findings.caller_port, findings.voters) = (port, voters);
         Ok(findings)

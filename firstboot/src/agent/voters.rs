@@ -14,12 +14,13 @@ use crate::message::{Answer, Ask, Holds, Running};
 use crate::name::Fqdn;
 use crate::state::RaftId;
 
-/// How long one may take; it looks at its own etcd meanwhile, perhaps after a look for somebody else.
+/// How long one may take, where etcd has its usual beat; it looks at its own etcd meanwhile, perhaps after a look for somebody else.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Every listed voter of the charter but `own` and the caller's, asked at once. Nobody answers an agent that has no certificate.
 pub async fn ask(
     reach: Option<&Reach>,
+    patience: u32,
     seat: &Seat,
     members: &[ListedMember],
     own: RaftId,
@@ -32,7 +33,9 @@ pub async fn ask(
         let (id, reach, charter) = (member.id, reach.cloned(), seat.charter.clone());
         asked.spawn(async move {
             let answer = match &reach {
-                Some(reach) => status(reach, &known.fqdn, &reach.addresses(&charter, &known.fqdn).await).await,
+                Some(reach) => {
+                    status(reach, LIMIT * patience, &known.fqdn, &reach.addresses(&charter, &known.fqdn).await).await
+                }
                 None => None,
             };
             Voter { fqdn: known.fqdn, member: id, answer }
@@ -43,8 +46,8 @@ pub async fn ask(
     voters
 }
 
-async fn status(reach: &Reach, fqdn: &Fqdn, addresses: &[IpAddr]) -> Option<Running> {
-    match client::ask(&reach.tls, fqdn, addresses, &Ask::Status, LIMIT).await {
+async fn status(reach: &Reach, limit: Duration, fqdn: &Fqdn, addresses: &[IpAddr]) -> Option<Running> {
+    match client::ask(&reach.tls, fqdn, addresses, &Ask::Status, limit).await {
         Ok(Answer::Status(status)) => match status.holds {
             Holds::Running(running) => Some(running),
             Holds::Blank | Holds::Data { .. } | Holds::Unknown => None,
