@@ -20,7 +20,7 @@ use crate::profile::Profile;
 use crate::reach::Reach;
 use crate::rollout::fleet_hands::FleetHands;
 use crate::rollout::hands::NodeHands;
-use crate::rollout::lock::Holder;
+use crate::rollout::lock::{self, Holder};
 use crate::rollout::observe::Sight;
 use crate::rollout::record::{Ending, Record, Target, Wish};
 use crate::rollout::report;
@@ -202,6 +202,7 @@ impl RolloutArgs {
             sight: Sight { reach: ground.reach, pki: ground.pki, client: &client, hands: ground.hands },
             profile: &ground.profile.name,
             operator: &operator,
+            lock_ttl: lock::ttl(&ground.profile.etcd.settings),
             patience: Duration::from_secs(self.patience),
         };
         let by = || operator.clone();

@@ -9,15 +9,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use kiln_firstboot::cluster::EtcdSettings;
 use kiln_firstboot::digest::Id128;
 use serde::{Deserialize, Serialize};
 
 use super::record::LOCK;
 use crate::cluster_client::{ClusterClient, Guard, Revision};
 
-/// How long a lock outlives its operator. Longer than an election and a few lost connections take together, so that a working operator keeps
-/// it through a move of leadership; short enough for a second one to wait for.
-pub const TTL: Duration = Duration::from_secs(20);
+/// How long a lock outlives its operator, at least. Longer than an election and a few lost connections take together, so that a working operator
+/// keeps it through a move of leadership; short enough for a second one to wait for.
+const TTL: Duration = Duration::from_secs(20);
+/// And so many election timeouts, where those are long: one passes before anybody stands, another while the votes are split.
+const TIMEOUTS: u32 = 6;
 /// How often it is renewed: three may fail in a row.
 const EVERY: Duration = Duration::from_secs(5);
 /// How much earlier than etcd its operator takes it for lost: clocks run at different speeds, but not that different.
@@ -47,6 +50,7 @@ pub struct Lock {
 
 #[derive(Debug)]
 struct Pulse {
+    ttl: Duration,
     beat: Mutex<Beat>,
     changed: Condvar,
 }
@@ -58,15 +62,15 @@ struct Beat {
 }
 
 impl Lock {
-    /// Takes the lock, or tells who has it.
+    /// Takes the lock, or tells who has it. It outlives its operator by `ttl`.
     ///
     /// # Errors
     /// When there is no quorum.
-    pub fn take(client: &ClusterClient, operator: &str, now: i64) -> Result<Result<Self, Holder>> {
+    pub fn take(client: &ClusterClient, operator: &str, ttl: Duration, now: i64) -> Result<Result<Self, Holder>> {
         let token = Id128::random().map_err(|_| anyhow!("the system gives no random numbers"))?;
         let holder = Holder { operator: operator.to_owned(), since: now, token };
         let asked = Instant::now();
-        let lease = client.grant(i64::try_from(TTL.as_secs())?)?;
+        let lease = client.grant(i64::try_from(ttl.as_secs())?)?;
         let free = Guard { key: LOCK.into(), revision: Revision::Created(0) };
         let written = client.write(LOCK, &serde_json::to_vec(&holder)?, &[free], Some(lease));
         let created = match written {
@@ -88,8 +92,8 @@ impl Lock {
                 }
             },
         };
-        let beat = Beat { until: asked + TTL - MARGIN, ended: false };
-        let pulse = Arc::new(Pulse { beat: Mutex::new(beat), changed: Condvar::new() });
+        let beat = Beat { until: asked + ttl - MARGIN, ended: false };
+        let pulse = Arc::new(Pulse { ttl, beat: Mutex::new(beat), changed: Condvar::new() });
         let thread = {
             let (client, pulse) = (client.clone(), pulse.clone());
             std::thread::Builder::new().name("lease".into()).spawn(move || pulse.keep_alive(&client, lease))?
@@ -141,7 +145,7 @@ impl Pulse {
             let renewed = client.keep_alive(lease);
             let mut beat = self.beat.lock().unwrap_or_else(PoisonError::into_inner);
             match renewed {
-                Ok(true) => beat.until = asked + TTL - MARGIN,
+                Ok(true) => beat.until = asked + self.ttl - MARGIN,
                 Ok(false) => {
                     beat.ended = true;
                     return;
@@ -150,6 +154,11 @@ impl Pulse {
             }
         }
     }
+}
+
+/// How long the lock of a cluster with these settings outlives its operator.
+pub fn ttl(settings: &EtcdSettings) -> Duration {
+    TTL.max(TIMEOUTS * Duration::from_millis(settings.election_ms.into()))
 }
 
 /// Who has the lock, and the revision that created it.
@@ -165,5 +174,16 @@ pub fn holder_of(client: &ClusterClient) -> Result<Option<(Holder, i64)>> {
 fn give_back(client: &ClusterClient, lease: i64) {
     if let Err(error) = client.revoke(lease) {
         log::debug!("giving the lock of the rollout back: {error:#}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_outlives_an_election_of_the_cluster() {
+        let of = |election_ms| ttl(&EtcdSettings { election_ms, ..EtcdSettings::default() }).as_secs();
+        assert_eq!([1000, 3000, 10_000, 50_000].map(of), [20, 20, 60, 300]);
     }
 }

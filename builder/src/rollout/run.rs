@@ -10,7 +10,7 @@ use kiln_firstboot::wait::utc;
 
 use super::decide::{Act, Reason, decide};
 use super::gate::Gate;
-use super::lock::{Holder, Lock, TTL, holder_of};
+use super::lock::{Holder, Lock, holder_of};
 use super::observation::{NodeView, Observation};
 use super::observe::Sight;
 use super::record::{Ending, LOCK, RECORD, Record, Target, Wish};
@@ -48,6 +48,8 @@ pub struct Rollout<'a> {
     pub profile: &'a str,
     /// Who is at it.
     pub operator: &'a str,
+    /// How long the lock outlives whoever is at it.
+    pub lock_ttl: Duration,
     /// How long a closed gate, or a cluster that cannot be asked, is waited for.
     pub patience: Duration,
 }
@@ -78,11 +80,13 @@ impl Rollout<'_> {
         let mut waiting = Waiting::default();
         loop {
             match self.sight.client.alarms() {
-                Ok(names) if names.is_empty() => match Lock::take(self.sight.client, self.operator, clock::now()) {
-                    Ok(Ok(lock)) => return Ok(lock),
-                    Ok(Err(holder)) => return Err(self.taken_by(&holder).into()),
-                    Err(error) => waiting.unanswered(&unasked(&error), self.patience)?,
-                },
+                Ok(names) if names.is_empty() => {
+                    match Lock::take(self.sight.client, self.operator, self.lock_ttl, clock::now()) {
+                        Ok(Ok(lock)) => return Ok(lock),
+                        Ok(Err(holder)) => return Err(self.taken_by(&holder).into()),
+                        Err(error) => waiting.unanswered(&unasked(&error), self.patience)?,
+                    }
+                }
                 Ok(names) => waiting.on(&Reason::Gate(Gate::Alarm { names }), self.patience)?,
                 Err(error) => waiting.unanswered(&unasked(&error), self.patience)?,
             }
@@ -96,7 +100,7 @@ impl Rollout<'_> {
             holder.operator,
             self.profile,
             utc(holder.since),
-            TTL.as_secs()
+            self.lock_ttl.as_secs()
         ))
     }
 
