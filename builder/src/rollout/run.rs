@@ -21,10 +21,6 @@ use crate::exit::{Refusal, TryAgain};
 /// Between two looks. Each look costs every member a linearizable read and its agent a handshake.
 const PACE: Duration = Duration::from_secs(1);
 
-/// How long a member may be away before a rollout that has not begun is refused: an etcd that is restarted, as the founder's is once its cluster
-/// is activated, or that has lost its leader, serves again within seconds.
-const MOMENT: Duration = Duration::from_secs(10);
-
 /// What is to be carried out.
 #[derive(Clone, Copy, Debug)]
 pub enum Task {
@@ -141,13 +137,14 @@ impl Rollout<'_> {
         Ok(())
     }
 
-    /// What is seen where nothing refuses; a member that does not serve for a moment is looked at again first.
+    /// What is seen where nothing refuses. A member that does not serve is looked at again for half the time that the lock is good for: an etcd that
+    /// is restarted, as the founder's is once its cluster is activated, or that has lost its leader, serves again by then.
     fn look_twice(&self, fresh: &Record) -> Result<Observation> {
         let began = Instant::now();
         loop {
             let seen = self.sight.look(fresh, clock::now())?;
             let Act::Refuse(gate) = decide(&seen, fresh) else { return Ok(seen) };
-            if !matches!(gate, Gate::Down { .. }) || began.elapsed() >= MOMENT {
+            if !matches!(gate, Gate::Down { .. }) || began.elapsed() >= self.lock_ttl / 2 {
                 return Err(gate.refusal().into());
             }
             std::thread::sleep(PACE);
