@@ -1,6 +1,7 @@
 //! What an image knows of its cluster: `/usr/lib/kiln/cluster.json`. Public facts and settings from the profile; no secret, no node.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,12 @@ pub struct EtcdSettings {
 }
 
 impl EtcdSettings {
+    /// For how long a follower hears of no leader before it stands for election, at least.
+    #[must_use]
+    pub fn election_timeout(&self) -> Duration {
+        Duration::from_millis(self.election_ms.into())
+    }
+
     /// How many times longer than usual etcd is waited for: once per second of its election timeout, three times at most. Who has told etcd to
     /// be patient with slow machines has told the agent too; one that gives up earlier than etcd only asks again, and has etcd do it twice.
     #[must_use]

@@ -101,6 +101,8 @@ pub struct Etcd {
     channel: tonic::transport::Channel,
     /// For what takes etcd long.
     patient: tonic::transport::Channel,
+    /// How many times longer than usual it is waited for.
+    pub(crate) patience: u32,
 }
 
 impl std::fmt::Debug for Etcd {
@@ -118,12 +120,12 @@ impl Etcd {
         let path = socket.to_str().with_context(|| format!("naming the socket `{}`", socket.display()))?;
         let endpoint = Endpoint::from_shared(format!("unix:{path}"))?.connect_timeout(CALL).timeout(CALL * patience);
         let patient = endpoint.clone().timeout(peer_hash::LIMIT);
-        Ok(Self { channel: endpoint.connect_lazy(), patient: patient.connect_lazy() })
+        Ok(Self { channel: endpoint.connect_lazy(), patient: patient.connect_lazy(), patience })
     }
 
     /// The etcd at the other end of a channel, for an operator's client.
     pub fn over(channel: tonic::transport::Channel) -> Self {
-        Self { patient: channel.clone(), channel }
+        Self { patient: channel.clone(), channel, patience: 1 }
     }
 
     /// A client of it, for what is not asked here.

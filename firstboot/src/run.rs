@@ -58,9 +58,8 @@ pub fn run(paths: &Paths) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         let image = Image::read(paths)?;
-        let patience = image.cluster.etcd.patience();
-        let etcd = Etcd::at(&paths.etcd_socket(), patience)?;
-        let desk = Arc::new(Desk::new(etcd, patience, paths.snapshots()));
+        let etcd = Etcd::at(&paths.etcd_socket(), image.cluster.etcd.patience())?;
+        let desk = Arc::new(Desk::new(etcd, paths.snapshots()));
         tokio::spawn(custodian::tend(desk.clone()));
         tokio::spawn(dns_watch::tend(desk.clone()));
         let boots = Boots::watch(desk.clone());
@@ -208,39 +207,20 @@ impl Runner<'_> {
         let watching = matches!(decision, Decision::Restart { .. })
             && self.etcd_since.is_some_and(|since| clock::monotonic().duration_since(since) < ROLLBACK_WATCH);
         let boot = self.boots.own(seen);
+        if !at_stake && !watching {
+            return;
+        }
+        let (tls, patience) = (self.tls.as_ref().map(|tls| tls.borrow().clone()), self.desk.etcd.patience);
+        let peers = observe::peers(&self.kept, patience, dns, tls.as_ref(), &identity.charter, &identity.own, boot);
         if at_stake {
-            let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
-            let (own, srv, peers) = tokio::join!(
-                observe::own_name(dns, &identity.own),
-                dns.services(&identity.charter.domain),
-                observe::peers(
-                    &self.kept,
-                    self.desk.patience,
-                    dns,
-                    tls.as_ref(),
-                    &identity.charter,
-                    &identity.own,
-                    boot
-                ),
-            );
+            let (own, srv, peers) =
+                tokio::join!(observe::own_name(dns, &identity.own), dns.services(&identity.charter.domain), peers);
             (seen.own, seen.srv, seen.peers) = (own, srv.into_lookup(), peers);
             for text in self.noticed.fresh(notices(seen)) {
                 journal::tell(&journal::NOTICE, &text, &[]);
             }
-        } else if watching {
-            let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
-            seen.peers = observe::peers(
-                &self.kept,
-                self.desk.patience,
-                dns,
-                tls.as_ref(),
-                &identity.charter,
-                &identity.own,
-                boot,
-            )
-            .await;
         } else {
-            return;
+            seen.peers = peers.await;
         }
         self.boots.remember(seen);
         *decision = decide(seen);

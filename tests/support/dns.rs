@@ -126,19 +126,22 @@ impl Dns {
         }
         self.server = Server::Dnsmasq(Some(spawn(&argv, &self.log)));
         let probe = format!("alive.{}", self.domain);
-        let server = format!("@{}", Network::SWITCH);
-        let space = self.space.clone();
         until(
             "the DNS server to answer",
             Duration::from_secs(10),
-            || {
-                let said =
-                    output(&["ip", "netns", "exec", &space, "dig", "+short", "+time=1", "+tries=1", &server, &probe]);
-                (!said.stdout.is_empty() && said.status.success()).then_some(())
-            },
+            || (!dig(&self.space, &probe, "A").is_empty()).then_some(()),
             || String::from("see dns.log"),
         );
     }
+}
+
+/// What the DNS server on the switch answers to this question, a line per record; asked once, from the namespace `space`.
+pub fn dig(space: &str, name: &str, kind: &str) -> Vec<String> {
+    let server = format!("@{}", Network::SWITCH);
+    let said = output(&["ip", "netns", "exec", space, "dig", "+short", "+time=1", "+tries=1", &server, name, kind]);
+    // That nobody answers, dig says on standard output too, behind semicolons.
+    let lines = String::from_utf8_lossy(&said.stdout).into_owned();
+    lines.lines().filter(|line| said.status.success() && !line.starts_with(';')).map(str::to_owned).collect()
 }
 
 impl Drop for Dns {

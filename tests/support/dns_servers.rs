@@ -4,6 +4,7 @@
 use std::process::{Child, Output};
 use std::time::Duration;
 
+use crate::dns::dig;
 use crate::netns::Network;
 use crate::node::text;
 use crate::places::Places;
@@ -68,11 +69,7 @@ impl Server {
 
     /// What it answers to this question, a line per record.
     pub fn answers(&self, name: &str, kind: &str) -> Vec<String> {
-        let (space, server) = (self.network.switch(), format!("@{}", Network::SWITCH));
-        let dig = ["ip", "netns", "exec", &space, "dig", "+short", "+time=1", "+tries=1", &server, name, kind];
-        // That nobody answers, dig says there too, behind semicolons.
-        let said = String::from_utf8_lossy(&output(&dig).stdout).into_owned();
-        said.lines().filter(|line| !line.starts_with(';')).map(str::to_owned).collect()
+        dig(&self.network.switch(), name, kind)
     }
 
     /// Runs `kiln --json ARGS...` beside it, on a machine that asks no other DNS server; however it ends.

@@ -189,7 +189,7 @@ impl Fleet {
 
 /// How long an election of this cluster is waited for.
 fn election(profile: &Profile) -> Duration {
-    ELECTION.max(TIMEOUTS * Duration::from_millis(profile.etcd.settings.election_ms.into()))
+    ELECTION.max(TIMEOUTS * profile.etcd.settings.election_timeout())
 }
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ impl Pulse {
 
 /// How long the lock of a cluster with these settings outlives its operator.
 pub fn ttl(settings: &EtcdSettings) -> Duration {
-    TTL.max(TIMEOUTS * Duration::from_millis(settings.election_ms.into()))
+    TTL.max(TIMEOUTS * settings.election_timeout())
 }
 
 /// Who has the lock, and the revision that created it.

@@ -78,8 +78,6 @@ struct Look {
 pub struct Desk {
     /// The node's etcd.
     pub etcd: Etcd,
-    /// How many times longer than usual etcd is waited for.
-    pub(crate) patience: u32,
     /// Snapshots of it.
     pub(crate) snapshots: Snapshots,
     /// What was heard of the boots of others.
@@ -97,11 +95,10 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// A desk nobody has written to yet. Snapshots go to that directory; etcd is waited for so many times longer than usual.
-    pub fn new(etcd: Etcd, patience: u32, snapshots: PathBuf) -> Self {
+    /// A desk nobody has written to yet. Snapshots go to that directory.
+    pub fn new(etcd: Etcd, snapshots: PathBuf) -> Self {
         Self {
             etcd,
-            patience,
             snapshots: Snapshots::new(snapshots),
             witness: Arc::default(),
             seat: Mutex::new(None),
@@ -116,7 +113,7 @@ impl Desk {
 
     /// Until when a look for this agent's own decisions that begins now may take.
     pub(crate) fn thorough(&self) -> Deadline {
-        Deadline::now() + THOROUGH * self.patience
+        Deadline::now() + THOROUGH * self.etcd.patience
     }
 
     /// Tells where the node stands. Called before an act that changes the answer, so that no caller hears of a blank volume that
@@ -164,7 +161,7 @@ impl Desk {
 
     async fn look(&self, extent: Extent, lineage: Id128, charter: &Charter, own: &Fqdn) -> Look {
         // One limit for all that is asked.
-        let limit = Deadline::now() + FRESH * self.patience;
+        let limit = Deadline::now() + FRESH * self.etcd.patience;
         let running = match extent {
             Extent::Brief => running(&self.etcd, lineage, limit).await,
             Extent::Full => self.running(lineage, limit).await,

@@ -90,7 +90,7 @@ impl Findings {
         let reach = desk.reach();
         let (port, voters) = tokio::join!(
             ports_of_name(reach.as_ref(), seat, caller),
-            voters::ask(reach.as_ref(), desk.patience, seat, &findings.members, findings.own.member, &caller.fqdn)
+            voters::ask(reach.as_ref(), desk.etcd.patience, seat, &findings.members, findings.own.member, &caller.fqdn)
         );
         (findings.caller_port, findings.voters) = (port, voters);
         Ok(findings)

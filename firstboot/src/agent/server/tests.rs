@@ -60,7 +60,7 @@ impl Site {
         let listener = TcpListener::bind(self.at).await.unwrap();
         self.at = listener.local_addr().unwrap();
         let (_, tls) = watch::channel(tls(&own, &self.peers, &self.clients, &self.distrusted));
-        let desk = Desk::new(Etcd::at("/nonexistent/etcd.sock".as_ref(), 1).unwrap(), 1, "/nonexistent".into());
+        let desk = Desk::new(Etcd::at("/nonexistent/etcd.sock".as_ref(), 1).unwrap(), "/nonexistent".into());
         tokio::spawn(serve_within(limit, listener, tls, Arc::new(desk)));
     }
 
