@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use kiln_firstboot::agent::client;
+use kiln_firstboot::cluster::EtcdSettings;
 use kiln_firstboot::message::{Answer, Ask, NodeStatus};
 use kiln_firstboot::revocation::Distrusted;
 use kiln_firstboot::tls::{AgentTls, TlsParts};
@@ -14,14 +15,21 @@ use crate::pki::{OPERATOR, Pki};
 use crate::profile::Node;
 use crate::reach::Reach;
 
-/// How long an agent may take to answer: it waits for its etcd, and three times longer where that was given a slow beat.
-const LIMIT: Duration = Duration::from_secs(15);
+/// How long an agent may take to answer, which waits for its etcd.
+const LIMIT: Duration = Duration::from_secs(5);
 
-/// What each of these nodes answered, in their order; all are asked at once.
+/// What each of these nodes answered, in their order; all are asked at once. One whose etcd is [waited for](EtcdSettings::patience) longer than
+/// usual is so too.
 ///
 /// # Errors
 /// When the operator's certificate cannot be read or the nodes' network not be entered; a node that does not answer is data.
-pub fn ask_all(reach: &Reach, pki: &Pki, nodes: &[Node]) -> anyhow::Result<Vec<anyhow::Result<NodeStatus>>> {
+pub fn ask_all(
+    reach: &Reach,
+    pki: &Pki,
+    etcd: &EtcdSettings,
+    nodes: &[Node],
+) -> anyhow::Result<Vec<anyhow::Result<NodeStatus>>> {
+    let limit = LIMIT * etcd.patience();
     let tls = operator_tls(pki).context("reading the operator's certificate")?;
     let answers = reach.within(|| -> anyhow::Result<Vec<anyhow::Result<Answer>>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -31,7 +39,7 @@ pub fn ask_all(reach: &Reach, pki: &Pki, nodes: &[Node]) -> anyhow::Result<Vec<a
             for node in nodes {
                 let (tls, fqdn, addresses) = (tls.clone(), node.fqdn.clone(), [node.address]);
                 asked.push(tokio::task::spawn_local(async move {
-                    client::ask(&tls, &fqdn, &addresses, &Ask::Status, LIMIT).await
+                    client::ask(&tls, &fqdn, &addresses, &Ask::Status, limit).await
                 }));
             }
             let mut answers = Vec::new();

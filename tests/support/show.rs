@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::lab::{Lab, Traces, VM_PATIENCE};
 use crate::lab_writer::Writer;
 use crate::places::Places;
+use crate::program::output;
 
 /// Six nodes under emulation share two processors.
 const SERVING: [&str; 2] = ["--timeout", "1800"];
@@ -102,6 +103,7 @@ impl Show {
         let first = self.image();
         self.act("build another image", |show| {
             show.change_profile();
+            show.is_told_to_build();
             show.places.ok(&["build", &show.profile]);
         });
         let second = self.act("roll a new generation through all nodes", |show| show.roll(&[]));
@@ -220,6 +222,15 @@ impl Show {
         let changed = text.replacen("[network]\n", "[network]\nntp_servers = [\"ntp.kiln.test\"]\n", 1);
         assert_ne!(changed, text, "the profile has a network");
         fs_err::write(&file, changed).expect("writing the profile");
+    }
+
+    /// The last build is what is deployed, and it is not what the profile says any more.
+    fn is_told_to_build(&self) {
+        let argv = self.places.argv(&["deploy", &self.profile, "--no-wait", "--lab"]);
+        let deployed = output(&argv.iter().map(String::as_str).collect::<Vec<_>>());
+        let said = String::from_utf8_lossy(&deployed.stderr);
+        assert!(deployed.status.success(), "{said}");
+        assert!(said.contains(&format!("`kiln build {}` would make another one now", self.profile)), "{said}");
     }
 
     fn last_host(&self) -> String {

@@ -57,6 +57,9 @@ impl DeployArgs {
         fleet.store.hold()?;
         let survey = fleet.survey();
         let (generation, generations) = fleet.choose(&survey, self.generation, clock::now())?;
+        if self.generation.is_none() {
+            self.cluster.source().warn_if_outdated(places, &generation.key);
+        }
         let told = Told { mixed: self.mixed };
         // Before a disk of gigabytes is read.
         admit(&fleet.plan_deploy(self.node.as_deref(), &survey, generation.root(), told)?)?;

@@ -8,6 +8,7 @@ use kiln_firstboot::wait::utc;
 use nix::unistd::{User, gethostname, getuid};
 use serde::Serialize;
 
+use super::build::SourceArgs;
 use super::fleet::WhereArgs;
 use crate::cli::Places;
 use crate::clock;
@@ -155,13 +156,17 @@ impl RolloutArgs {
     /// # Errors
     /// As [`RolloutArgs::carry_out`]; a [`Refusal`] when there is no such generation, or its image may not be deployed.
     pub fn run(self, places: &Places) -> Result<()> {
-        let profile = places.profile(self.profile()?)?;
+        let named = self.profile()?.to_owned();
+        let profile = places.profile(&named)?;
         let fleet = WhereArgs { lab: self.lab }.fleet(places, profile)?;
         // What is rolled out, and what it replaces, must not be collected meanwhile.
         fleet.store.hold()?;
         let hands = FleetHands { fleet: &fleet, tell: &Bars::new() };
         let target = |to: Option<u64>| {
             let (generation, generations) = fleet.choose(&fleet.survey(), to, clock::now())?;
+            if to.is_none() {
+                SourceArgs { profile: named.clone(), firstboot: None }.warn_if_outdated(places, &generation.key);
+            }
             // Whoever names an earlier generation wants an older image.
             let told = |flag: fn(&StartArgs) -> bool| self.start.as_ref().is_some_and(flag);
             let older = to.is_some() || told(|start| start.allow_older);
@@ -198,11 +203,12 @@ impl RolloutArgs {
     pub fn carry_out(&self, places: &Places, ground: &Ground<'_>) -> Result<()> {
         let client = ClusterClient::new(ground.reach, ground.pki, &ground.profile.nodes)?;
         let operator = self.operator.clone().map_or_else(this_operator, Ok)?;
+        let etcd = &ground.profile.etcd.settings;
         let rollout = Rollout {
-            sight: Sight { reach: ground.reach, pki: ground.pki, client: &client, hands: ground.hands },
+            sight: Sight { reach: ground.reach, pki: ground.pki, etcd, client: &client, hands: ground.hands },
             profile: &ground.profile.name,
             operator: &operator,
-            lock_ttl: lock::ttl(&ground.profile.etcd.settings),
+            lock_ttl: lock::ttl(etcd),
             patience: Duration::from_secs(self.patience),
         };
         let by = || operator.clone();

@@ -119,7 +119,7 @@ impl Fleet {
     /// # Errors
     /// When nobody can be asked: no operator's certificate, no network.
     pub fn ask(&self, nodes: &[Node]) -> Result<Vec<(String, Result<NodeStatus, String>)>> {
-        let answers = agents::ask_all(&self.reach, &self.pki, nodes)?;
+        let answers = agents::ask_all(&self.reach, &self.pki, &self.profile.etcd.settings, nodes)?;
         let told = |answer: Result<NodeStatus>| answer.map_err(|error| format!("{error:#}"));
         Ok(nodes.iter().map(|node| node.name.clone()).zip(answers.into_iter().map(told)).collect())
     }

@@ -274,7 +274,7 @@ impl Live<'_> {
     pub fn status(&self) -> anyhow::Result<LabStatus> {
         let nodes = &self.lab.profile.nodes;
         let powered = Machine::all(&self.lab.profile).map(|m| self.is_on(m)).collect::<Result<Vec<_>, _>>()?;
-        let answers = agents::ask_all(&self.reach(), &self.pki, nodes)?;
+        let answers = agents::ask_all(&self.reach(), &self.pki, &self.lab.profile.etcd.settings, nodes)?;
         for (node, answer) in nodes.iter().zip(&answers) {
             if let Err(error) = answer {
                 log::debug!("{} does not answer: {error:#}", node.fqdn);

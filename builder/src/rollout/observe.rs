@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, anyhow};
+use kiln_firstboot::cluster::EtcdSettings;
 use kiln_firstboot::custody::{self, PeerHash, Verdict};
 use kiln_firstboot::digest::Sha256Digest;
 use kiln_firstboot::etcd::{EtcdStatus, ListedMember};
@@ -24,7 +25,9 @@ pub struct Sight<'a> {
     pub reach: &'a Reach,
     /// The operator's keys.
     pub pki: &'a Pki,
-    /// The cluster's etcd; its nodes are the profile's.
+    /// How the cluster's etcd is set.
+    pub etcd: &'a EtcdSettings,
+    /// A client of it; its nodes are the profile's.
     pub client: &'a ClusterClient,
     /// The machines.
     pub hands: &'a dyn NodeHands,
@@ -75,7 +78,7 @@ impl Sight<'_> {
     fn ask(&self) -> Result<Answers> {
         std::thread::scope(|scope| {
             let machines = scope.spawn(|| self.hands.survey());
-            let agents = scope.spawn(|| agents::ask_all(self.reach, self.pki, self.client.nodes()));
+            let agents = scope.spawn(|| agents::ask_all(self.reach, self.pki, self.etcd, self.client.nodes()));
             let etcds = scope.spawn(|| self.client.statuses());
             let members = self.client.members().context("listing the members");
             let alarms = self.client.alarms();
