@@ -7,6 +7,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use kiln_tests::hypervisors::Hypervisors;
+use kiln_tests::places::{Scratch, Seeding};
+use kiln_tests::program::output;
 use kiln_tests::random::Random;
 
 /// Machines here have no system that would hear that they are to shut down.
@@ -79,6 +81,33 @@ fn a_cluster_is_deployed_imaged_again_rolled_back_and_taken_away() {
     world.places.ok(&["deploy", "prod", "--no-wait", "--generation", "1"]);
     assert_eq!(world.generations(), all(1).into());
     assert!(world.has_data("etcd1") && !world.has_data("etcd3"));
+}
+
+/// No host answers here: which image is taken is said before anything is done.
+#[test]
+#[ignore = "needs the lab's image: tests/run"]
+fn who_changed_the_profile_and_did_not_build_it_is_told() {
+    let scratch = Scratch::new(Seeding::Link);
+    let mut profile = include_str!("profiles/pair.toml").to_owned();
+    for host in ["pve1", "pve2"] {
+        let nobody = format!("qemu:///system?socket=/nonexistent/{host}");
+        profile = profile.replace(&format!("qemu+ssh://root@{host}.invalid/system"), &nobody);
+    }
+    scratch.add_profile("pair", &profile);
+    scratch.places.ok(&["pki", "init", "pair"]);
+    scratch.places.ok(&["build", "pair"]);
+    let deployed = || {
+        let argv = scratch.places.argv(&["deploy", "pair", "--no-wait"]);
+        let output = output(&argv.iter().map(String::as_str).collect::<Vec<_>>());
+        let said = String::from_utf8(output.stderr).expect("kiln prints UTF-8");
+        assert!(output.status.code() == Some(75) && said.contains("pve1 cannot be asked"), "{said}");
+        said.contains("`kiln build pair` would make another one now")
+    };
+    assert!(!deployed());
+    scratch.add_profile("pair", &profile.replacen("[network]\n", "[network]\nntp_servers = ['ntp.kiln.test']\n", 1));
+    assert!(deployed());
+    scratch.places.ok(&["build", "pair"]);
+    assert!(!deployed());
 }
 
 /// Kills kiln at random moments until it is done or was killed so many times, then lets it go on. Says how often it was killed.
