@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use kiln_tests::hypervisors::Hypervisors;
 use kiln_tests::places::{Scratch, Seeding};
-use kiln_tests::program::output;
 use kiln_tests::random::Random;
 
 /// Machines here have no system that would hear that they are to shut down.
@@ -97,8 +96,7 @@ fn who_changed_the_profile_and_did_not_build_it_is_told() {
     scratch.places.ok(&["pki", "init", "pair"]);
     scratch.places.ok(&["build", "pair"]);
     let deployed = || {
-        let argv = scratch.places.argv(&["deploy", "pair", "--no-wait"]);
-        let output = output(&argv.iter().map(String::as_str).collect::<Vec<_>>());
+        let output = scratch.places.run(&["deploy", "pair", "--no-wait"]);
         let said = String::from_utf8(output.stderr).expect("kiln prints UTF-8");
         assert!(output.status.code() == Some(75) && said.contains("pve1 cannot be asked"), "{said}");
         said.contains("`kiln build pair` would make another one now")

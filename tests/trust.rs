@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use kiln_tests::node::text;
 use kiln_tests::places::{Scratch, Seeding};
-use kiln_tests::program::{firstboot, output, run, workspace};
+use kiln_tests::program::{firstboot, run, workspace};
 
 /// Checks CycloneDX documents against the schema of the standard: the library of the CycloneDX project for Python.
 const VALIDATOR: &str = "cyclonedx-python-lib[json-validation]==11.12.0";
@@ -50,8 +50,7 @@ impl Scene {
     /// What the lab says to the image; it must refuse it, before anything is started.
     fn refusal(&self) -> String {
         let wish = ["lab", "up", "lab", "--driver", "container", "--no-wait", "--firstboot", &self.agent];
-        let argv = self.scratch.places.argv(&wish);
-        let output = output(&argv.iter().map(String::as_str).collect::<Vec<_>>());
+        let output = self.scratch.places.run(&wish);
         let said = String::from_utf8(output.stderr).expect("kiln prints UTF-8");
         assert_eq!(output.status.code(), Some(78), "{said}");
         assert!(!self.scratch.places.home.join("lab/lab").exists(), "nothing of the lab was made");

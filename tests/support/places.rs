@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests read the environment and make directories")]
 
 use std::path::{Path, PathBuf};
+use std::process::Output;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -53,6 +54,14 @@ impl Places {
         argv
     }
 
+    /// Runs `kiln ARGS...`, however it ends.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn run(&self, args: &[&str]) -> Output {
+        output(&self.argv(args).iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     /// Runs `kiln ARGS...`, which must succeed; its standard output.
     ///
     /// # Panics
@@ -76,12 +85,10 @@ impl Places {
     /// When it cannot be.
     pub fn ensure_built(&self, profile: &str) {
         self.ok(&["pki", "init", profile]);
-        if self.project.join(profile).with_extension("lock").exists() {
-            let argv = self.argv(&["build", profile]);
-            if output(&argv.iter().map(String::as_str).collect::<Vec<_>>()).status.success() {
-                return;
-            }
-            // As in tests/run: an archive drops packages that newer ones replace, so a lock of last month may name some that are gone.
+        let locked = self.project.join(profile).with_extension("lock").exists();
+        // As in tests/run: an archive drops packages that newer ones replace, so a lock of last month may name some that are gone.
+        if locked && self.run(&["build", profile]).status.success() {
+            return;
         }
         self.ok(&["lock", profile]);
         self.ok(&["build", profile]);

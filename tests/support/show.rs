@@ -14,7 +14,6 @@ use serde_json::Value;
 use crate::lab::{Lab, Traces, VM_PATIENCE};
 use crate::lab_writer::Writer;
 use crate::places::Places;
-use crate::program::output;
 
 /// Six nodes under emulation share two processors.
 const SERVING: [&str; 2] = ["--timeout", "1800"];
@@ -195,10 +194,9 @@ impl Show {
     /// `kiln rollout PROFILE ARGS... --lab`; the image that every node runs then. One that says that it is not at its end is told to go on, as
     /// an operator would.
     fn roll(&self, args: &[&str]) -> String {
-        let argv = self.places.argv(&[&["rollout", &self.profile], args, &ROLLOUT, &["--lab"]].concat());
-        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let command = [&["rollout", &self.profile], args, &ROLLOUT, &["--lab"]].concat();
         for turn in 1.. {
-            let rolled = output(&argv);
+            let rolled = self.places.run(&command);
             if rolled.status.success() {
                 break;
             }
@@ -241,8 +239,7 @@ impl Show {
 
     /// The last build is what is deployed, and it is not what the profile says any more.
     fn is_told_to_build(&self) {
-        let argv = self.places.argv(&["deploy", &self.profile, "--no-wait", "--lab"]);
-        let deployed = output(&argv.iter().map(String::as_str).collect::<Vec<_>>());
+        let deployed = self.places.run(&["deploy", &self.profile, "--no-wait", "--lab"]);
         let said = String::from_utf8_lossy(&deployed.stderr);
         assert!(deployed.status.success(), "{said}");
         assert!(said.contains(&format!("`kiln build {}` would make another one now", self.profile)), "{said}");

@@ -90,22 +90,21 @@ impl SourceArgs {
         let sealer = Sealer { keys: places.signing()?, now: clock::now() };
         Ok(Source { profile, definition, lock, identity, firstboot, sealer })
     }
+}
 
-    /// Says so when a build would not make `built` any more, the profile's last build: something was changed and not built. Says nothing where that
-    /// is not certain without asking anybody, and where a build would be refused.
-    pub fn warn_if_outdated(&self, places: &Places, built: &Sha256Digest) {
-        let profile = &self.profile;
-        let now = places.store().and_then(|store| self.read(places)?.guess(&Store::at(store)));
-        match now {
-            Ok((_, plan, true)) if plan.keys.image != *built => log::warn!(
-                "what is taken is the last build of `{profile}` (image {:.12}); `kiln build {profile}` would make another one now (image {:.12}): \
-                 profile, image definition, lock, keys or agent have changed since",
-                built.to_string(),
-                plan.keys.image.to_string()
-            ),
-            Ok(_) => {}
-            Err(error) => log::debug!("not known what a build of `{profile}` would make now: {error:#}"),
-        }
+/// Says so when a build by this program's own agent would not make `built` any more, the profile's last build: something was changed and not built.
+/// Says nothing where that is not certain without asking anybody, and where a build would be refused.
+pub(super) fn warn_if_outdated(places: &Places, store: &Store, profile: &str, built: &Sha256Digest) {
+    let source = SourceArgs { profile: profile.to_owned(), firstboot: None };
+    match source.read(places).and_then(|source| source.guess(store)) {
+        Ok((_, plan, true)) if plan.keys.image != *built => log::warn!(
+            "what is taken is the last build of `{profile}` (image {:.12}); `kiln build {profile}` would make another one now (image {:.12}): \
+             profile, image definition, lock, keys or agent have changed since",
+            built.to_string(),
+            plan.keys.image.to_string()
+        ),
+        Ok(_) => {}
+        Err(error) => log::debug!("not known what a build of `{profile}` would make now: {error:#}"),
     }
 }
 

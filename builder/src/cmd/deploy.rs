@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 
+use super::build::warn_if_outdated;
 use super::fleet::{ClusterArgs, LenientArgs, WaitArgs, WhereArgs};
 use crate::cli::Places;
 use crate::clock;
@@ -58,7 +59,7 @@ impl DeployArgs {
         let survey = fleet.survey();
         let (generation, generations) = fleet.choose(&survey, self.generation, clock::now())?;
         if self.generation.is_none() {
-            self.cluster.source().warn_if_outdated(places, &generation.key);
+            warn_if_outdated(places, &fleet.store, &self.cluster.profile, &generation.key);
         }
         let told = Told { mixed: self.mixed };
         // Before a disk of gigabytes is read.

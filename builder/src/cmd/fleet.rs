@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use camino::Utf8PathBuf;
 
-use super::build::SourceArgs;
 use super::lab;
 use crate::cli::Places;
 use crate::exit::Refusal;
@@ -26,13 +25,6 @@ const PATIENCE_SECS: u64 = 900;
 pub(super) struct ClusterArgs {
     /// Path of a profile, or the bare name of one in profiles/
     pub(super) profile: String,
-}
-
-impl ClusterArgs {
-    /// What its image is built of, by this program's own agent.
-    pub(super) fn source(&self) -> SourceArgs {
-        SourceArgs { profile: self.profile.clone(), firstboot: None }
-    }
 }
 
 /// Where it is.

@@ -8,7 +8,7 @@ use kiln_firstboot::wait::utc;
 use nix::unistd::{User, gethostname, getuid};
 use serde::Serialize;
 
-use super::build::SourceArgs;
+use super::build::warn_if_outdated;
 use super::fleet::WhereArgs;
 use crate::cli::Places;
 use crate::clock;
@@ -21,7 +21,7 @@ use crate::profile::Profile;
 use crate::reach::Reach;
 use crate::rollout::fleet_hands::FleetHands;
 use crate::rollout::hands::NodeHands;
-use crate::rollout::lock::{self, Holder};
+use crate::rollout::lock::Holder;
 use crate::rollout::observe::Sight;
 use crate::rollout::record::{Ending, Record, Target, Wish};
 use crate::rollout::report;
@@ -156,8 +156,8 @@ impl RolloutArgs {
     /// # Errors
     /// As [`RolloutArgs::carry_out`]; a [`Refusal`] when there is no such generation, or its image may not be deployed.
     pub fn run(self, places: &Places) -> Result<()> {
-        let named = self.profile()?.to_owned();
-        let profile = places.profile(&named)?;
+        let named = self.profile()?;
+        let profile = places.profile(named)?;
         let fleet = WhereArgs { lab: self.lab }.fleet(places, profile)?;
         // What is rolled out, and what it replaces, must not be collected meanwhile.
         fleet.store.hold()?;
@@ -165,7 +165,7 @@ impl RolloutArgs {
         let target = |to: Option<u64>| {
             let (generation, generations) = fleet.choose(&fleet.survey(), to, clock::now())?;
             if to.is_none() {
-                SourceArgs { profile: named.clone(), firstboot: None }.warn_if_outdated(places, &generation.key);
+                warn_if_outdated(places, &fleet.store, named, &generation.key);
             }
             // Whoever names an earlier generation wants an older image.
             let told = |flag: fn(&StartArgs) -> bool| self.start.as_ref().is_some_and(flag);
@@ -208,7 +208,6 @@ impl RolloutArgs {
             sight: Sight { reach: ground.reach, pki: ground.pki, etcd, client: &client, hands: ground.hands },
             profile: &ground.profile.name,
             operator: &operator,
-            lock_ttl: lock::ttl(etcd),
             patience: Duration::from_secs(self.patience),
         };
         let by = || operator.clone();

@@ -10,7 +10,7 @@ use kiln_firstboot::wait::utc;
 
 use super::decide::{Act, Reason, decide};
 use super::gate::Gate;
-use super::lock::{Holder, Lock, holder_of};
+use super::lock::{self, Holder, Lock, holder_of};
 use super::observation::{NodeView, Observation};
 use super::observe::Sight;
 use super::record::{Ending, LOCK, RECORD, Record, Target, Wish};
@@ -44,8 +44,6 @@ pub struct Rollout<'a> {
     pub profile: &'a str,
     /// Who is at it.
     pub operator: &'a str,
-    /// How long the lock outlives whoever is at it.
-    pub lock_ttl: Duration,
     /// How long a closed gate, or a cluster that cannot be asked, is waited for.
     pub patience: Duration,
 }
@@ -77,7 +75,7 @@ impl Rollout<'_> {
         loop {
             match self.sight.client.alarms() {
                 Ok(names) if names.is_empty() => {
-                    match Lock::take(self.sight.client, self.operator, self.lock_ttl, clock::now()) {
+                    match Lock::take(self.sight.client, self.operator, self.lock_ttl(), clock::now()) {
                         Ok(Ok(lock)) => return Ok(lock),
                         Ok(Err(holder)) => return Err(self.taken_by(&holder).into()),
                         Err(error) => waiting.unanswered(&unasked(&error), self.patience)?,
@@ -96,7 +94,7 @@ impl Rollout<'_> {
             holder.operator,
             self.profile,
             utc(holder.since),
-            self.lock_ttl.as_secs()
+            self.lock_ttl().as_secs()
         ))
     }
 
@@ -137,6 +135,11 @@ impl Rollout<'_> {
         Ok(())
     }
 
+    /// How long the lock outlives whoever is at it.
+    fn lock_ttl(&self) -> Duration {
+        lock::ttl(self.sight.etcd)
+    }
+
     /// What is seen where nothing refuses. A member that does not serve is looked at again for half the time that the lock is good for: an etcd that
     /// is restarted, as the founder's is once its cluster is activated, or that has lost its leader, serves again by then.
     fn look_twice(&self, fresh: &Record) -> Result<Observation> {
@@ -144,7 +147,7 @@ impl Rollout<'_> {
         loop {
             let seen = self.sight.look(fresh, clock::now())?;
             let Act::Refuse(gate) = decide(&seen, fresh) else { return Ok(seen) };
-            if !matches!(gate, Gate::Down { .. }) || began.elapsed() >= self.lock_ttl / 2 {
+            if !matches!(gate, Gate::Down { .. }) || began.elapsed() >= self.lock_ttl() / 2 {
                 return Err(gate.refusal().into());
             }
             std::thread::sleep(PACE);
