@@ -1,7 +1,7 @@
 //! Asks the root helper: one line of JSON each way.
 //!
-//! A connection is one helper, a process of its own that costs most of a second on an emulated machine. So one is kept for what is asked
-//! in a row, by [`hang_up`] at the latest.
+//! A connection is one helper, a process of its own that costs most of a second on an emulated machine, and two lines in the journal on any.
+//! So one is kept for a minute of questions.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -81,11 +81,6 @@ pub async fn etcd(socket: &Path) -> Result<EtcdUnit> {
     }
 }
 
-/// Lets the helper go, so that none sits there idle.
-pub async fn hang_up() {
-    HELPER.lock().await.take();
-}
-
 async fn ask(socket: &Path, request: ControlRequest) -> Result<ControlAnswer> {
     let mut kept = HELPER.lock().await;
     let now = clock::monotonic();
@@ -123,5 +118,41 @@ impl Helper {
         self.stream.read_line(&mut answer).await?;
         serde_json::from_str(&answer)
             .with_context(|| format!("understanding the root helper's answer to `{request:?}`"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_helper_is_asked_in_every_round() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let helpers = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (answer, mut stream) = (serde_json::to_string(&ControlAnswer::Done).unwrap(), BufReader::new(stream));
+            for _ in 0..3 {
+                stream.read_line(&mut String::new()).await.unwrap();
+                stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+            }
+            // The first one goes away, as when its unit ends it; another takes its place.
+            drop(stream);
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            stream.read_line(&mut String::new()).await.unwrap();
+            stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+        };
+        let rounds = async {
+            for _ in 0..3 {
+                run(&socket, ControlRequest::StopEtcd).await.unwrap();
+            }
+            run(&socket, ControlRequest::StopEtcd).await.unwrap_err();
+            run(&socket, ControlRequest::StopEtcd).await.unwrap();
+        };
+        tokio::join!(helpers, rounds);
     }
 }

@@ -18,7 +18,7 @@ use crate::etcd::{Created, Etcd, EtcdStatus};
 use crate::fault::{Point, cut};
 use crate::name::Fqdn;
 use crate::record::{ACTIVATED, ActivationRecord, Audit, LINEAGE, LineageRecord, MemberRecord, audit_key, member_key};
-use crate::rest::rest;
+use crate::rest::{rest, sparing};
 use crate::state::RaftId;
 use crate::{clock, fault, journal, peer_hash};
 
@@ -26,6 +26,8 @@ use crate::{clock, fault, journal, peer_hash};
 const FORMING: Duration = Duration::from_millis(200);
 /// Between two looks at an activated cluster, or at who leads it while another does.
 const SETTLED: Duration = Duration::from_secs(2);
+/// And at most where etcd is slow to answer.
+const SLOWLY: Duration = Duration::from_secs(5);
 
 /// How long one look waits for a learner's hash; a small store has it within milliseconds, a large one by a later look.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -39,19 +41,20 @@ pub async fn tend(desk: Arc<Desk>) {
     let mut custodian = Custodian { learners: HashMap::new(), recorded: false, activated: false };
     loop {
         let began = clock::monotonic();
-        let mut pause = if custodian.activated { SETTLED } else { FORMING };
+        let mut settled = custodian.activated;
         if let Some(seat) = desk.seat()
             && let Some(lineage) = seat.lineage
             && let Ok(status) = desk.etcd.status().await
         {
             if status.leader != Some(status.member) {
                 // Where another leads, its agent looks after the cluster.
-                pause = if status.leader.is_some() { SETTLED } else { pause };
+                settled |= status.leader.is_some();
             } else if let Err(e) = custodian.look(&desk, &seat, lineage, &status).await {
                 log::debug!("looking after the cluster: {e:#}");
             }
         }
-        sleep(rest(pause, clock::monotonic().duration_since(began))).await;
+        let took = clock::monotonic().duration_since(began);
+        sleep(if settled { sparing(SETTLED, took, SLOWLY) } else { rest(FORMING, took) }).await;
     }
 }
 

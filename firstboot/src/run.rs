@@ -42,8 +42,6 @@ use crate::tls::{AgentTls, TlsParts};
 use crate::wait::{WaitReason, utc};
 use crate::{address, clock, control_client, custodian, dns_watch, hosts, journal, seed};
 
-/// The root helper is let go before a longer pause than this.
-const KEEP_HELPER: Duration = Duration::from_secs(1);
 /// How often clients are let in again: whoever loads the packet filter anew shuts them out without a word to anybody.
 const REOPEN: Duration = Duration::from_secs(60);
 /// For how long after its start a member asks its peers whether they remember a later boot of its volume. etcd is asked for ever.
@@ -92,9 +90,6 @@ pub fn run(paths: &Paths) -> Result<()> {
         loop {
             let began = clock::monotonic();
             let pause = runner.round().await;
-            if pause > KEEP_HELPER {
-                control_client::hang_up().await;
-            }
             let took = clock::monotonic().duration_since(began);
             sleep(if pause > AT_ONCE { rest(pause, took) } else { pause }).await;
         }

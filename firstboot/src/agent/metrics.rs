@@ -12,12 +12,11 @@ use crate::agent::desk::Desk;
 use crate::clock;
 use crate::connections::{Look, parse_metrics};
 use crate::paths::METRICS_PORT;
+use crate::rest::sparing;
 
 /// Between two looks. What came and went in between is seen by its counters, so this only bounds how late silence is noticed.
 const PERIOD: Duration = Duration::from_secs(2);
-/// A look takes one part in so many of the time at most, up to [`LONGEST`] between two: where it takes etcd half a second, it is worth waiting.
-const SHARE: u32 = 20;
-/// Still far below the minute after which silence counts.
+/// The most between two where etcd is slow to answer: still far below the minute after which silence counts.
 const LONGEST: Duration = Duration::from_secs(10);
 /// How long one look may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -36,7 +35,7 @@ pub async fn tend(desk: std::sync::Arc<Desk>) {
             log::debug!("looking at etcd's connections: {e:#}");
         }
         let took = clock::monotonic().duration_since(began);
-        sleep(PERIOD.max((took * SHARE).min(LONGEST)).saturating_sub(quiet.unwrap_or_default())).await;
+        sleep(sparing(PERIOD, took, LONGEST).saturating_sub(quiet.unwrap_or_default())).await;
     }
 }
 
