@@ -45,7 +45,8 @@ impl Writer {
                 }
                 let (key, value) = (format!("{PREFIX}{n:06}"), format!("value {n}"));
                 let began = Instant::now();
-                let done = lab.run(&["etcdctl", "--command-timeout=2s", "put", &key, &value]);
+                // As patient as etcdctl is by itself: five seconds.
+                let done = lab.run(&["etcdctl", "put", &key, &value]);
                 // Not acknowledged is not promised: it may or may not be there.
                 if !done.status.success() && !failing {
                     broken.fetch_add(1, Ordering::SeqCst);

@@ -1,5 +1,5 @@
 //! The operator's commands at work on a lab that plays the profile's hosts, from deploying to the loss of a host, with a client that writes all
-//! the while. Told act by act, with how long each took.
+//! the while. Told act by act, with how long each took, how often that was interrupted and how many terms of raft began.
 #![expect(clippy::disallowed_methods, reason = "an edge: times the acts, changes the profile")]
 #![expect(clippy::print_stdout, reason = "whoever watches a show sees how far it is")]
 
@@ -49,6 +49,10 @@ pub struct Act {
     pub took: Duration,
     /// How often the writer was interrupted meanwhile.
     pub interruptions: usize,
+    /// Terms of raft that began meanwhile: each has a new leader, or an election that nobody won.
+    pub terms: u64,
+    /// A majority was there all the while, so that nothing but a new leader may interrupt a writer.
+    majority: bool,
 }
 
 impl Show {
@@ -121,7 +125,7 @@ impl Show {
     /// When a node does not come back.
     pub fn cut(&mut self) {
         let lost = self.last_host();
-        self.act("cut the VXLAN and mend it", |show| {
+        self.act_without_last_host("cut the VXLAN and mend it", |show| {
             show.lab.ok(&["net", "cut"]);
             show.wait_unserved(&lost);
             show.serves_if_it_can(&lost);
@@ -136,7 +140,7 @@ impl Show {
     /// When a node does not come back.
     pub fn lose_a_host(&mut self) {
         let lost = self.last_host();
-        self.act(&format!("lose {lost} and bring it back"), |show| {
+        self.act_without_last_host(&format!("lose {lost} and bring it back"), |show| {
             show.lab.ok(&["kill", "--host", &lost]);
             show.serves_if_it_can(&lost);
             show.lab.ok(&["start", "--host", &lost]);
@@ -152,10 +156,8 @@ impl Show {
         let (writer, formed) = self.running.take().expect("a show has a cluster");
         writer.goes_on(ENOUGH, VM_PATIENCE, || self.lab.story());
         assert_eq!(self.lab.json(&["status"])["lineage"], formed["lineage"], "one formation from first to last");
-        let of_etcd = self.lab.ok(&["etcdctl", "endpoint", "status", "--write-out", "json"]);
-        let of_etcd: Value = serde_json::from_str(&of_etcd).expect("etcdctl prints JSON");
-        let header = |e: &Value| e["Status"]["header"]["cluster_id"].to_string();
-        let ids: BTreeSet<String> = of_etcd.as_array().expect("one for each node").iter().map(header).collect();
+        let header = |e: Value| e["Status"]["header"]["cluster_id"].to_string();
+        let ids: BTreeSet<String> = self.of_etcd().into_iter().map(header).collect();
         assert_eq!(ids.len(), 1, "one cluster: {ids:?}");
         let written = writer.stop();
         written.all_are_there(&self.lab, &[]);
@@ -163,27 +165,62 @@ impl Show {
             show.lab.ok(&["down"]);
             show.before.are_all(&show.lab.dir());
         });
+        let unexplained = |act: &&Act| act.majority && act.interruptions as u64 > act.terms;
+        let unexplained: Vec<&Act> = self.acts.iter().filter(unexplained).collect();
+        assert!(unexplained.is_empty(), "at most one interruption for each new leader: {unexplained:#?}");
         self.acts
     }
 
+    /// One that keeps a majority.
     fn act<T>(&mut self, what: &str, act: impl FnOnce(&Self) -> T) -> T {
-        let count = |show: &Self| show.running.as_ref().map_or(0, |(writer, _)| writer.interruptions());
-        let (began, before) = (Instant::now(), count(self));
+        self.act_with(what, true, act)
+    }
+
+    /// One that takes the last host from the others, and with it a majority if half of the nodes are there.
+    fn act_without_last_host<T>(&mut self, what: &str, act: impl FnOnce(&Self) -> T) -> T {
+        self.act_with(what, self.is_majority_without(&self.last_host()), act)
+    }
+
+    fn act_with<T>(&mut self, what: &str, majority: bool, act: impl FnOnce(&Self) -> T) -> T {
+        let ((before, term), began) = (self.written(), Instant::now());
         let done = act(self);
-        let act = Act { what: what.to_owned(), took: began.elapsed(), interruptions: count(self) - before };
-        println!("{:7.1} s  {} interruptions  {}", act.took.as_secs_f64(), act.interruptions, act.what);
+        let took = began.elapsed();
+        let (after, later_term) = self.written();
+        let what = what.to_owned();
+        let act = Act { what, took, interruptions: after - before, terms: later_term - term, majority };
+        let Act { what, interruptions, terms, .. } = &act;
+        println!("{:7.1} s  {interruptions} interruptions  {terms} terms  {what}", took.as_secs_f64());
         self.acts.push(act);
         done
+    }
+
+    /// How often the writer was interrupted, told once it writes again, so that no interruption is left to the next act; and the term that
+    /// raft is in. Neither is there while nobody writes.
+    fn written(&self) -> (usize, u64) {
+        let Some((writer, _)) = &self.running else { return (0, 0) };
+        writer.goes_on(1, VM_PATIENCE, || self.lab.story());
+        let terms = self.of_etcd().into_iter().map(|e| e["Status"]["raftTerm"].as_u64().expect("a term"));
+        (writer.interruptions(), terms.max().expect("a lab has nodes"))
+    }
+
+    /// What etcd says of itself on every node.
+    fn of_etcd(&self) -> Vec<Value> {
+        let said = self.lab.ok(&["etcdctl", "endpoint", "status", "--write-out", "json"]);
+        serde_json::from_str(&said).expect("etcdctl prints JSON")
     }
 
     /// That the cluster serves without a host, if what is left is a majority.
     fn serves_if_it_can(&self, lost: &str) {
         let (writer, _) = self.running.as_ref().expect("a show has a cluster");
-        let nodes = self.profile_now().nodes;
-        let left = nodes.iter().filter(|node| node.host != lost).count();
-        if 2 * left > nodes.len() {
+        if self.is_majority_without(lost) {
             writer.goes_on(ENOUGH, VM_PATIENCE, || self.lab.story());
         }
+    }
+
+    fn is_majority_without(&self, lost: &str) -> bool {
+        let nodes = self.profile_now().nodes;
+        let left = nodes.iter().filter(|node| node.host != lost).count();
+        2 * left > nodes.len()
     }
 
     /// `kiln VERB PROFILE ARGS... --lab`, which must succeed.
