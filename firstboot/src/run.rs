@@ -62,7 +62,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         tokio::spawn(dns_watch::tend(desk.clone()));
         let boots = Boots::watch(desk.clone());
         tokio::spawn(metrics::tend(desk.clone()));
-        tokio::spawn(pace::tend());
+        tokio::spawn(pace::tend(image.cluster.etcd.patience()));
         let text = format!("firstboot {} in image {}", env!("CARGO_PKG_VERSION"), image.meta.key);
         let fields = [("KILN_IMAGE", image.meta.key.to_string()), ("KILN_BOOT", image.boot_id.clone())];
         journal::tell(&journal::STARTED, &text, &fields.each_ref().map(|(name, value)| (*name, value.as_str())));

@@ -190,7 +190,7 @@ impl Desk {
     /// # Errors
     /// When etcd does not tell.
     pub async fn listen(&self) -> Result<()> {
-        let look = metrics::look().await?;
+        let look = metrics::look(self.etcd.patience).await?;
         self.hearing.lock().unwrap_or_else(PoisonError::into_inner).note(look, clock::monotonic());
         Ok(())
     }

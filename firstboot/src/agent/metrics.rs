@@ -18,7 +18,7 @@ use crate::rest::sparing;
 const PERIOD: Duration = Duration::from_secs(2);
 /// The most between two where etcd is slow to answer: still far below the minute after which silence counts.
 const LONGEST: Duration = Duration::from_secs(10);
-/// How long one look may take.
+/// How long one look may take, where etcd has its usual beat.
 const LIMIT: Duration = Duration::from_secs(2);
 /// Largest text read. A cluster of seven serves 200 kB.
 const LARGEST: u64 = 4 << 20;
@@ -39,20 +39,20 @@ pub async fn tend(desk: std::sync::Arc<Desk>) {
     }
 }
 
-/// Looks once.
+/// Looks once, so many times as patiently as usual.
 ///
 /// # Errors
 /// When etcd does not answer with its whole metrics in time.
-pub async fn look() -> Result<Look> {
-    parse_metrics(&text().await?).context("etcd's metrics are cut short")
+pub async fn look(patience: u32) -> Result<Look> {
+    parse_metrics(&text(patience).await?).context("etcd's metrics are cut short")
 }
 
-/// All of etcd's metrics.
+/// All of etcd's metrics, likewise.
 ///
 /// # Errors
 /// When etcd does not answer in time.
-pub async fn text() -> Result<String> {
-    timeout(LIMIT, read()).await.context("waiting for etcd's metrics")?
+pub async fn text(patience: u32) -> Result<String> {
+    timeout(LIMIT * patience, read()).await.context("waiting for etcd's metrics")?
 }
 
 async fn read() -> Result<String> {

@@ -12,11 +12,11 @@ use crate::notice::Noticed;
 /// What one judgement is made from. Long enough for a hundred syncs of a cluster that is used at all.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Looks for ever. Told once, and again when it was better in between.
-pub async fn tend() {
+/// Looks for ever, so many times as patiently as usual. Told once, and again when it was better in between.
+pub async fn tend(patience: u32) {
     let (mut before, mut told) = (Syncs::default(), Noticed::default());
     loop {
-        if let Ok(text) = metrics::text().await
+        if let Ok(text) = metrics::text(patience).await
             && let Some(syncs) = Syncs::parse(&text)
         {
             if let Some(slowest) = syncs.slowest_since(&before) {
