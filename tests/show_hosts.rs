@@ -8,6 +8,10 @@ use std::path::Path;
 use kiln_tests::places::{Scratch, Seeding, tutorial};
 use kiln_tests::show::Show;
 
+/// Has a kernel leave out what an emulated processor pays for and has no use of: flushing what it might have guessed, the fifth level of its
+/// page tables, and asking the ACPI timer for the time, a way out of the emulated code at each look.
+const SPARING: &str = "mitigations=off no5lvl tsc=reliable";
+
 fn main() {
     let scratch = Scratch::new(Seeding::Link);
     let (name, profile) = match std::env::args().nth(1).as_deref() {
@@ -17,7 +21,7 @@ fn main() {
     };
     scratch.add_profile(name, &at_a_slow_beat(&profile));
     wake_seldom(&scratch.places.project);
-    spare_the_emulator(&scratch.places.project);
+    scratch.add_kernel_words(SPARING);
     let mut show = Show::begin(scratch.places.clone(), name);
     show.deploy();
     show.reimage();
@@ -44,14 +48,4 @@ fn wake_seldom(project: &Path) {
     let settings = project.join("images/tree/usr/lib/systemd/system.conf.d");
     fs_err::create_dir_all(&settings).expect("making a directory of the image");
     fs_err::write(settings.join("50-emulated.conf"), "[Manager]\nTimerSlackNSec=10ms\n").expect("writing it");
-}
-
-/// Kernels of images built in `project` leave out what an emulated processor pays for and has no use of: flushing what it might have guessed,
-/// the fifth level of its page tables, and asking the ACPI timer for the time, a way out of the emulated code at each look.
-fn spare_the_emulator(project: &Path) {
-    let recipe = project.join("images/ubuntu-24.04.toml");
-    let text = fs_err::read_to_string(&recipe).expect("reading the recipe");
-    let spared = text.replace(" fsck.mode=skip\"", " fsck.mode=skip mitigations=off no5lvl tsc=reliable\"");
-    assert_ne!(spared, text, "the recipe has a command line");
-    fs_err::write(&recipe, spared).expect("writing the recipe");
 }

@@ -132,19 +132,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("control.sock");
         let listener = UnixListener::bind(&socket).unwrap();
+        let done = format!("{}\n", serde_json::to_string(&ControlAnswer::Done).unwrap());
         let helpers = async {
-            let (stream, _) = listener.accept().await.unwrap();
-            let (answer, mut stream) = (serde_json::to_string(&ControlAnswer::Done).unwrap(), BufReader::new(stream));
-            for _ in 0..3 {
-                stream.read_line(&mut String::new()).await.unwrap();
-                stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
-            }
             // The first one goes away, as when its unit ends it; another takes its place.
-            drop(stream);
-            let (stream, _) = listener.accept().await.unwrap();
-            let mut stream = BufReader::new(stream);
-            stream.read_line(&mut String::new()).await.unwrap();
-            stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+            for answers in [3, 1] {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut stream = BufReader::new(stream);
+                for _ in 0..answers {
+                    stream.read_line(&mut String::new()).await.unwrap();
+                    stream.write_all(done.as_bytes()).await.unwrap();
+                }
+            }
         };
         let rounds = async {
             for _ in 0..3 {

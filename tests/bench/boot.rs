@@ -1,6 +1,5 @@
 //! A restarted member, from its kernel's start until it serves, beside a plain boot of the same image to multi-user.
 
-use std::path::Path;
 use std::time::Duration;
 
 use kiln_firstboot::journal;
@@ -36,7 +35,8 @@ pub(crate) fn compare() {
         serving.push(admitted(&lab).max(up));
     }
 
-    mask(&scratch.places.project.join("images/ubuntu-24.04.toml"));
+    // Its kernel's command line masks what is ours.
+    scratch.add_kernel_words(&OURS.map(|unit| format!("systemd.mask={unit}")).join(" "));
     let mut plain = Vec::new();
     for _ in 0..RUNS {
         boots(&lab, "multi-user.target", || drop(lab.ok(&["reimage", NODE])));
@@ -56,15 +56,6 @@ fn profile() -> String {
     let lab = fs_err::read_to_string(workspace().join("profiles/lab.toml")).expect("reading the lab's profile");
     let second = lab.match_indices("[[node]]").nth(1).expect("the lab has several nodes").0;
     lab[..second].replace("name = \"lab\"", &format!("name = \"{PROFILE}\""))
-}
-
-/// Changes the scratch project's image so that its kernel's command line masks what is ours.
-fn mask(definition: &Path) {
-    let text = fs_err::read_to_string(definition).expect("reading an image definition");
-    let masks: String = OURS.iter().map(|unit| format!(" systemd.mask={unit}")).collect();
-    let masked = text.replace(" fsck.mode=skip\"", &format!(" fsck.mode=skip{masks}\""));
-    assert_ne!(masked, text, "the image definition has the command line that is to be changed");
-    fs_err::write(definition, masked).expect("writing an image definition");
 }
 
 /// Lets `act` boot the node, and waits until its console says `words` once more. Nobody asks it anything meanwhile: every answer would

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::places::Places;
-use crate::program::{kill, output, spawn};
+use crate::program::{kill, spawn};
 use crate::wait::until;
 
 /// The profile of all lab tests; `tests/run` builds its image.
@@ -37,14 +37,17 @@ pub struct Handle {
 }
 
 impl Handle {
+    fn words<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
+        [&["lab", args[0], &self.profile], &args[1..]].concat()
+    }
+
     fn argv(&self, args: &[&str]) -> Vec<String> {
-        self.places.argv(&[&["lab", args[0], &self.profile], &args[1..]].concat())
+        self.places.argv(&self.words(args))
     }
 
     /// `kiln lab VERB PROFILE ARGS...`, however it ends.
     pub fn run(&self, args: &[&str]) -> Output {
-        let argv = self.argv(args);
-        output(&argv.iter().map(String::as_str).collect::<Vec<_>>())
+        self.places.run(&self.words(args))
     }
 }
 

@@ -117,6 +117,18 @@ impl Scratch {
         Self { dir, places }
     }
 
+    /// Has images built here tell their kernels these words too.
+    ///
+    /// # Panics
+    /// When the image definition has no command line that is known.
+    pub fn add_kernel_words(&self, words: &str) {
+        let definition = self.places.project.join("images/ubuntu-24.04.toml");
+        let text = fs_err::read_to_string(&definition).expect("reading an image definition");
+        let more = text.replace(" fsck.mode=skip\"", &format!(" fsck.mode=skip {words}\""));
+        assert_ne!(more, text, "the image definition has the command line that is to be changed");
+        fs_err::write(&definition, more).expect("writing an image definition");
+    }
+
     /// Gives it, by links, every layer of another profile's image except the image itself.
     ///
     /// # Panics

@@ -182,10 +182,14 @@ impl Show {
     }
 
     fn act_with<T>(&mut self, what: &str, majority: bool, act: impl FnOnce(&Self) -> T) -> T {
-        let ((before, term), began) = (self.written(), Instant::now());
+        let ((before, term), began) = (self.counted(), Instant::now());
         let done = act(self);
         let took = began.elapsed();
-        let (after, later_term) = self.written();
+        if let Some((writer, _)) = &self.running {
+            // No interruption is left to the next act.
+            writer.goes_on(1, VM_PATIENCE, || self.lab.story());
+        }
+        let (after, later_term) = self.counted();
         let what = what.to_owned();
         let act = Act { what, took, interruptions: after - before, terms: later_term - term, majority };
         let Act { what, interruptions, terms, .. } = &act;
@@ -194,11 +198,9 @@ impl Show {
         done
     }
 
-    /// How often the writer was interrupted, told once it writes again, so that no interruption is left to the next act; and the term that
-    /// raft is in. Neither is there while nobody writes.
-    fn written(&self) -> (usize, u64) {
+    /// How often the writer was interrupted up to now, and the term that raft is in. Neither is there while nobody writes.
+    fn counted(&self) -> (usize, u64) {
         let Some((writer, _)) = &self.running else { return (0, 0) };
-        writer.goes_on(1, VM_PATIENCE, || self.lab.story());
         let terms = self.of_etcd().into_iter().map(|e| e["Status"]["raftTerm"].as_u64().expect("a term"));
         (writer.interruptions(), terms.max().expect("a lab has nodes"))
     }
