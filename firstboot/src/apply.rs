@@ -21,8 +21,8 @@ use crate::state::{Phase, RaftId, State};
 use crate::tls::AgentTls;
 use crate::{durable, journal, last_words, raft_id, state_file};
 
-/// How long a grantor may take: as long as it gives itself, and the handshake.
-const JOIN_LIMIT: Duration = Duration::from_secs(ANSWER_LIMIT.as_secs() + 2);
+/// How long a grantor's handshake may take, beside what it gives itself.
+const HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// What a round works with.
 #[derive(Debug)]
@@ -148,6 +148,7 @@ impl Hands<'_> {
     async fn join(&mut self, via: &Fqdn, also: &[Fqdn], lineage: Id128, raft_cluster: RaftId) -> Result<Applied> {
         let Some(tls) = self.tls else { return Ok(Applied::PutOff("this node has no certificate yet".into())) };
         let mut last = String::new();
+        let limit = ANSWER_LIMIT * self.image.cluster.etcd.patience() + HANDSHAKE;
         for grantor in std::iter::once(via).chain(also) {
             let nonce = Id128::random().ok().context("drawing a nonce: the system gives no randomness")?;
             let request = JoinRequest {
@@ -160,7 +161,7 @@ impl Hands<'_> {
                 nonce,
             };
             let located = self.dns.addresses(grantor).await.into_lookup();
-            match client::ask(tls, grantor, located.records(), &Ask::Join(request), JOIN_LIMIT).await {
+            match client::ask(tls, grantor, located.records(), &Ask::Join(request), limit).await {
                 Ok(Answer::Granted(grant)) => {
                     // An answer to an earlier request names an id that a later one has removed.
                     if grant.nonce != nonce || grant.lineage != lineage || grant.raft_cluster != raft_cluster {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tokio::task::JoinSet;
 
-use crate::agent::client::Kept;
+use crate::agent::client::{Kept, STATUS_LIMIT};
 use crate::charter::Charter;
 use crate::cluster::ClusterConfig;
 use crate::control_client::{self, EtcdUnit};
@@ -24,10 +24,6 @@ use crate::record::BootRecord;
 use crate::seed::{self, SeedHeader};
 use crate::tls::AgentTls;
 use crate::{address, clock, resolv, state_file};
-
-/// How long a peer's agent may take to tell its status, where etcd has its usual beat: two looks at its etcd with a rest between them, and what
-/// TLS takes.
-const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// What stays the same for a whole boot.
 #[derive(Clone, Debug)]

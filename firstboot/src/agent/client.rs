@@ -24,6 +24,10 @@ use crate::tls::AgentTls;
 /// How long one address may take to accept a connection; peers are on the same site.
 const CONNECT: Duration = Duration::from_millis(1500);
 
+/// How long a peer's agent may take to tell its status, where etcd has its usual beat: two looks at its etcd with a rest between them, and what
+/// TLS takes.
+pub(crate) const STATUS_LIMIT: Duration = Duration::from_secs(5);
+
 /// Asks the agent of `fqdn`, located at `addresses`, and waits at most `limit` for its answer.
 ///
 /// DNS located it; TLS proves that it is `fqdn`: its chain ends in the peers' root, its one name is `fqdn`, and the address

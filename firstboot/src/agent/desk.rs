@@ -10,8 +10,9 @@ use anyhow::Result;
 
 use tokio::time::{Instant as Deadline, timeout_at};
 
+use crate::agent::client::STATUS_LIMIT;
 use crate::agent::reach::Reach;
-use crate::agent::shared::Shared;
+use crate::agent::shared::{self, Shared};
 use crate::agent::snapshot::Snapshots;
 use crate::agent::{grantor, metrics};
 use crate::boots;
@@ -30,6 +31,8 @@ use crate::witness::Witness;
 
 /// How long a fresh look at etcd may take while callers wait for the status, where etcd has its usual beat.
 const FRESH: Duration = Duration::from_millis(1500);
+/// What of a peer's patience is left for TLS and the way.
+const WAY: Duration = Duration::from_millis(500);
 /// How long it may take for this agent's own decisions, likewise: three calls, each of which etcd has two seconds for.
 const THOROUGH: Duration = Duration::from_secs(6);
 
@@ -161,7 +164,7 @@ impl Desk {
 
     async fn look(&self, extent: Extent, lineage: Id128, charter: &Charter, own: &Fqdn) -> Look {
         // One limit for all that is asked.
-        let limit = Deadline::now() + FRESH * self.etcd.patience;
+        let limit = Deadline::now() + fresh(extent, self.etcd.patience);
         let running = match extent {
             Extent::Brief => running(&self.etcd, lineage, limit).await,
             Extent::Full => self.running(lineage, limit).await,
@@ -249,6 +252,15 @@ impl Desk {
     }
 }
 
+/// How long a look may take while callers wait. One at etcd's connections takes longer than all else where etcd is slow, and the peers who ask
+/// for it wait the longer for that: for two looks and the rest between them.
+fn fresh(extent: Extent, patience: u32) -> Duration {
+    match extent {
+        Extent::Brief => FRESH * patience,
+        Extent::Full => (STATUS_LIMIT * patience).saturating_sub(shared::LONGEST + WAY) / 2,
+    }
+}
+
 /// What etcd says of itself until then, its connections aside; none when it does not answer.
 pub async fn running(etcd: &Etcd, lineage: Id128, limit: Deadline) -> Option<Running> {
     let status = timeout_at(limit, etcd.status()).await.ok()?.ok()?;
@@ -277,4 +289,25 @@ pub async fn running(etcd: &Etcd, lineage: Id128, limit: Deadline) -> Option<Run
         alarms,
         unheard: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_waits_for_two_looks_and_the_rest_between_them() {
+        assert_eq!(
+            [1, 2, 3].map(|patience| fresh(Extent::Full, patience)),
+            [1500, 4000, 6500].map(Duration::from_millis)
+        );
+        for patience in 1..=3 {
+            for extent in [Extent::Brief, Extent::Full] {
+                assert!(
+                    fresh(extent, patience) * 2 + shared::LONGEST < STATUS_LIMIT * patience,
+                    "{extent:?} {patience}"
+                );
+            }
+        }
+    }
 }

@@ -32,7 +32,8 @@ const REMOVAL_GAP: Duration = Duration::from_millis(2100);
 const LIST_PATIENCE: Duration = Duration::from_millis(2500);
 /// How long an answer waits for a snapshot. A longer one goes on, and the caller asks again.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(2);
-/// A removal is not begun later than this after the question: the addition that has to follow shall reach a caller that still waits.
+/// A removal is not begun later than this after the question, where etcd has its usual beat: the addition that has to follow shall reach a
+/// caller that still waits. With the most patience it is half of [`LOCK_SECS`].
 const BEGIN_WITHIN: Duration = Duration::from_secs(ANSWER_LIMIT.as_secs() / 3);
 
 /// [`LOCK_SECS`]; tests shorten it.
@@ -157,7 +158,7 @@ impl Hand<'_> {
                     sleep(REMOVAL_GAP).await;
                 }
                 GrantDecision::RemoveVoter { member } => {
-                    if clock::monotonic().duration_since(self.started) > BEGIN_WITHIN {
+                    if clock::monotonic().duration_since(self.started) > BEGIN_WITHIN * self.desk.etcd.patience {
                         return Ok(Err(Answer::RetryAfter {
                             millis: 50,
                             reason: "all is in order; the old voter is removed when you ask next".into(),

@@ -25,9 +25,9 @@ pub const MAX_CONNECTIONS: usize = 32;
 pub const MAX_PER_ADDRESS: usize = 8;
 /// From accepting a connection to having read its request: whoever is slower is cut off.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
-/// From the request to the end of the answer. A grant is some thirty calls of etcd one after the other, with two seconds between a removal
-/// and an addition: where each takes half a second, a shorter limit would have every caller hang up on the place it was given, and the next
-/// grant begin by taking that away.
+/// From the request to the end of the answer, where etcd has its usual beat. A grant is some thirty calls of etcd one after the other, with two
+/// seconds between a removal and an addition: where each takes half a second, a shorter limit would have every caller hang up on the place it
+/// was given, and the next grant begin by taking that away.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// From a member's handshake to the end of its connection: so long it is good for further questions.
@@ -141,7 +141,7 @@ async fn serve_one(
             };
             frame::write(&mut stream, &answer).await
         };
-        timeout(ANSWER_LIMIT, answered).await.context("answering")??;
+        timeout(ANSWER_LIMIT * desk.etcd.patience, answered).await.context("answering")??;
         if !matches!(caller, Some(Role::Peer(_))) {
             break;
         }

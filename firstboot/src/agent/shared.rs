@@ -9,7 +9,7 @@ use crate::clock;
 use crate::rest::rest;
 
 /// The longest rest between two looks: callers wait for it.
-const LONGEST: Duration = Duration::from_millis(1500);
+pub(crate) const LONGEST: Duration = Duration::from_millis(1500);
 
 /// The last look that anybody took.
 #[derive(Debug)]

@@ -14,9 +14,6 @@ use crate::message::{Answer, Ask, Holds, Running};
 use crate::name::Fqdn;
 use crate::state::RaftId;
 
-/// How long one may take, where etcd has its usual beat; it looks at its own etcd meanwhile, perhaps after a look for somebody else.
-const LIMIT: Duration = Duration::from_secs(5);
-
 /// Every listed voter of the charter but `own` and the caller's, asked at once. Nobody answers an agent that has no certificate.
 pub async fn ask(
     reach: Option<&Reach>,
@@ -34,7 +31,13 @@ pub async fn ask(
         asked.spawn(async move {
             let answer = match &reach {
                 Some(reach) => {
-                    status(reach, LIMIT * patience, &known.fqdn, &reach.addresses(&charter, &known.fqdn).await).await
+                    status(
+                        reach,
+                        client::STATUS_LIMIT * patience,
+                        &known.fqdn,
+                        &reach.addresses(&charter, &known.fqdn).await,
+                    )
+                    .await
                 }
                 None => None,
             };
