@@ -67,6 +67,9 @@ pub struct Domain {
 ///
 /// There is no HPET, as in what virt-install writes: Linux tries one out while it starts and leaves it ticking, a thousand times a second that
 /// QEMU serves for nothing as long as the machine runs.
+///
+/// An emulated machine only computes, so it is scheduled like what only computes (`SCHED_BATCH`): where more of them run than there are
+/// processors, none takes another's place at each timer and packet of its own, which costs both what they had in the caches.
 pub fn render(domain: &Domain) -> String {
     let Domain { name, uuid, memory_mib, vcpus, bridge, mac, .. } = domain;
     let [name, uuid, bridge] = [name, uuid, bridge].map(|t| escape(t));
@@ -75,6 +78,13 @@ pub fn render(domain: &Domain) -> String {
     let (kind, cpu) = match domain.accelerator {
         Accelerator::Kvm => ("kvm", "<cpu mode='host-passthrough'/>"),
         Accelerator::Tcg => ("qemu", "<cpu mode='maximum'/>"),
+    };
+    let tune = match domain.accelerator {
+        Accelerator::Kvm => String::new(),
+        Accelerator::Tcg => format!(
+            "  <cputune><vcpusched vcpus='0-{}' scheduler='batch'/><emulatorsched scheduler='batch'/></cputune>\n",
+            vcpus.saturating_sub(1)
+        ),
     };
     let cache = match domain.cache {
         Cache::None => "cache='none' io='native'",
@@ -89,7 +99,7 @@ pub fn render(domain: &Domain) -> String {
   <uuid>{uuid}</uuid>
 {note}  <memory unit='MiB'>{memory_mib}</memory>
   <vcpu>{vcpus}</vcpu>
-  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+{tune}  <os><type arch='x86_64' machine='q35'>hvm</type></os>
   <features><acpi/><apic/></features>
   {cpu}
   <clock offset='utc'><timer name='hpet' present='no'/></clock>
