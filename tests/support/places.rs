@@ -122,11 +122,18 @@ impl Scratch {
     /// # Panics
     /// When the image definition has no command line that is known.
     pub fn add_kernel_words(&self, words: &str) {
+        self.change_image(" fsck.mode=skip\"", &format!(" fsck.mode=skip {words}\""));
+    }
+
+    /// Has Ubuntu's image definition say `to` where it says `from`.
+    ///
+    /// # Panics
+    /// When it does not say that, or not once.
+    pub fn change_image(&self, from: &str, to: &str) {
         let definition = self.places.project.join("images/ubuntu-24.04.toml");
         let text = fs_err::read_to_string(&definition).expect("reading an image definition");
-        let more = text.replace(" fsck.mode=skip\"", &format!(" fsck.mode=skip {words}\""));
-        assert_ne!(more, text, "the image definition has the command line that is to be changed");
-        fs_err::write(&definition, more).expect("writing an image definition");
+        assert_eq!(text.matches(from).count(), 1, "the image definition has {from} once");
+        fs_err::write(&definition, text.replace(from, to)).expect("writing an image definition");
     }
 
     /// Gives it, by links, every layer of another profile's image except the image itself.
