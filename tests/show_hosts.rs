@@ -21,6 +21,7 @@ fn main() {
     };
     scratch.add_profile(name, &at_a_slow_beat(&profile));
     wake_seldom(&scratch.places.project);
+    complain_seldom(&scratch.places.project);
     tick_seldom(&scratch);
     scratch.add_kernel_words(SPARING);
     println!("           builds its image");
@@ -50,9 +51,21 @@ fn at_a_slow_beat(profile: &str) -> String {
 /// itself by naps of 20 microseconds for as long as anything runs; on a real processor, where a goroutine that syncs keeps others waiting until
 /// then, this would be the wrong trade.
 fn wake_seldom(project: &Path) {
-    let settings = project.join("images/tree/usr/lib/systemd/system.conf.d");
-    fs_err::create_dir_all(&settings).expect("making a directory of the image");
-    fs_err::write(settings.join("50-emulated.conf"), "[Manager]\nTimerSlackNSec=10ms\n").expect("writing it");
+    set(project, "usr/lib/systemd/system.conf.d/50-emulated.conf", "[Manager]\nTimerSlackNSec=10ms\n");
+}
+
+/// Their etcd tells of errors only. It complains of all that takes 100 ms, which here is every request: two or three lines a second, for each of
+/// which an emulated processor forgets what it has translated twice, on the way to the journal and back.
+fn complain_seldom(project: &Path) {
+    let service = "[Service]\nExecStart=\nExecStart=/usr/bin/etcd $KILN_ETCD_ARGS --log-level=error\n";
+    set(project, "usr/lib/systemd/system/etcd.service.d/50-emulated.conf", service);
+}
+
+/// Has images built in `project` hold `text` in a file of its own.
+fn set(project: &Path, file: &str, text: &str) {
+    let file = project.join("images/tree").join(file);
+    fs_err::create_dir_all(file.parent().expect("a file is in a directory")).expect("making a directory of the image");
+    fs_err::write(file, text).expect("writing a file of the image");
 }
 
 /// Nodes of images built here have the kernel of Ubuntu 22.04, in all else they are Ubuntu 24.04. Every kernel of 24.04 ticks a thousand times a

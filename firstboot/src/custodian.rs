@@ -54,7 +54,7 @@ pub async fn tend(desk: Arc<Desk>) {
             }
         }
         let took = clock::monotonic().duration_since(began);
-        sleep(if settled { sparing(SETTLED, took, SLOWLY) } else { rest(FORMING, took) }).await;
+        sleep(if settled { sparing(SETTLED, took, SLOWLY) } else { rest(FORMING, took, 1) }).await;
     }
 }
 

@@ -36,7 +36,7 @@ use crate::rest::rest;
 use crate::revocation::Distrusted;
 use crate::revocation_file::{self, RevocationLists};
 use crate::standing::{self, Standing};
-use crate::state::State;
+use crate::state::{RaftId, State};
 use crate::status_file::{self, StatusFile};
 use crate::tls::{AgentTls, TlsParts};
 use crate::wait::{WaitReason, utc};
@@ -91,7 +91,7 @@ pub fn run(paths: &Paths) -> Result<()> {
             let began = clock::monotonic();
             let pause = runner.round().await;
             let took = clock::monotonic().duration_since(began);
-            sleep(if pause > AT_ONCE { rest(pause, took) } else { pause }).await;
+            sleep(if pause > AT_ONCE { rest(pause, took, runner.desk.etcd.patience) } else { pause }).await;
         }
     })
 }
@@ -442,9 +442,7 @@ impl Runner<'_> {
         let activated = state(seen).is_some_and(|state| state.activated_seen);
         match holds {
             Holds::Running(running) if running.learner => "etcd is a learner and catches up with the cluster".into(),
-            Holds::Running(running) if !running.linearizable => {
-                "etcd runs, but too few members are up and reachable for it to serve".into()
-            }
+            Holds::Running(running) if !running.linearizable => unconfirmed(running.leader),
             Holds::Running(_) if activated => String::new(),
             Holds::Running(_) => "etcd runs; clients are admitted when every member of the charter votes".into(),
             Holds::Data { .. } | Holds::Blank | Holds::Unknown => {
@@ -454,6 +452,16 @@ impl Runner<'_> {
                 )
             }
         }
+    }
+}
+
+/// Why a member that runs serves nobody, as far as it can tell.
+fn unconfirmed(leader: Option<RaftId>) -> String {
+    match leader {
+        None => "etcd runs, but too few members are up and reachable for it to serve: it knows of no leader".into(),
+        Some(leader) => format!(
+            "etcd runs and takes member {leader} for its leader, but no majority has confirmed that in time: too few members are up and reachable for it to serve, or they, their disks or the network between them are too slow"
+        ),
     }
 }
 

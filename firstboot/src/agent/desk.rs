@@ -12,7 +12,7 @@ use tokio::time::{Instant as Deadline, timeout_at};
 
 use crate::agent::client::STATUS_LIMIT;
 use crate::agent::reach::Reach;
-use crate::agent::shared::{self, Shared};
+use crate::agent::shared::Shared;
 use crate::agent::snapshot::Snapshots;
 use crate::agent::{grantor, metrics};
 use crate::boots;
@@ -31,6 +31,8 @@ use crate::witness::Witness;
 
 /// How long a fresh look at etcd may take while callers wait for the status, where etcd has its usual beat.
 const FRESH: Duration = Duration::from_millis(1500);
+/// The longest rest between two fresh looks, likewise.
+const REST: Duration = Duration::from_millis(1500);
 /// What of a peer's patience is left for TLS and the way.
 const WAY: Duration = Duration::from_millis(500);
 /// How long it may take for this agent's own decisions, likewise: three calls, each of which etcd has two seconds for.
@@ -100,6 +102,7 @@ pub struct Desk {
 impl Desk {
     /// A desk nobody has written to yet. Snapshots go to that directory.
     pub fn new(etcd: Etcd, snapshots: PathBuf) -> Self {
+        let patience = etcd.patience;
         Self {
             etcd,
             snapshots: Snapshots::new(snapshots),
@@ -107,8 +110,8 @@ impl Desk {
             seat: Mutex::new(None),
             reach: Mutex::new(None),
             hearing: Mutex::new(Hearing::default()),
-            looks: Shared::default(),
-            full_looks: Shared::default(),
+            looks: Shared::resting(longest_rest(Extent::Brief, patience)),
+            full_looks: Shared::resting(longest_rest(Extent::Full, patience)),
             refused: Mutex::new(HashMap::new()),
             granting: tokio::sync::Mutex::new(()),
         }
@@ -257,7 +260,15 @@ impl Desk {
 fn fresh(extent: Extent, patience: u32) -> Duration {
     match extent {
         Extent::Brief => FRESH * patience,
-        Extent::Full => (STATUS_LIMIT * patience).saturating_sub(shared::LONGEST + WAY) / 2,
+        Extent::Full => (STATUS_LIMIT * patience).saturating_sub(longest_rest(extent, patience) + WAY) / 2,
+    }
+}
+
+/// The longest rest between two of them. What a look at the connections needs is not spent on resting.
+fn longest_rest(extent: Extent, patience: u32) -> Duration {
+    match extent {
+        Extent::Brief => REST * patience,
+        Extent::Full => REST,
     }
 }
 
@@ -304,7 +315,7 @@ mod tests {
         for patience in 1..=3 {
             for extent in [Extent::Brief, Extent::Full] {
                 assert!(
-                    fresh(extent, patience) * 2 + shared::LONGEST < STATUS_LIMIT * patience,
+                    fresh(extent, patience) * 2 + longest_rest(extent, patience) < STATUS_LIMIT * patience,
                     "{extent:?} {patience}"
                 );
             }

@@ -8,12 +8,12 @@ use tokio::time::sleep;
 use crate::clock;
 use crate::rest::rest;
 
-/// The longest rest between two looks: callers wait for it.
-pub(crate) const LONGEST: Duration = Duration::from_millis(1500);
-
 /// The last look that anybody took.
 #[derive(Debug)]
-pub(crate) struct Shared<T>(Mutex<Option<Look<T>>>);
+pub(crate) struct Shared<T> {
+    last: Mutex<Option<Look<T>>>,
+    longest: Duration,
+}
 
 #[derive(Debug)]
 struct Look<T> {
@@ -22,24 +22,23 @@ struct Look<T> {
     found: T,
 }
 
-impl<T> Default for Shared<T> {
-    fn default() -> Self {
-        Self(Mutex::new(None))
-    }
-}
-
 impl<T: Clone> Shared<T> {
+    /// Nobody has looked yet. Between two looks there is no longer rest than that: callers wait for it.
+    pub(crate) fn resting(longest: Duration) -> Self {
+        Self { last: Mutex::new(None), longest }
+    }
+
     /// What a look finds that began after this call: the caller's own, or that of another who waited beside it. One look is under way at a
     /// time, and where looks take long there is a rest between two: however many ask, what is looked at has its own to do. A caller waits
     /// for two looks and a rest at most.
     pub(crate) async fn get(&self, look: impl Future<Output = T>) -> T {
         let asked = clock::monotonic();
-        let mut last = self.0.lock().await;
+        let mut last = self.last.lock().await;
         if let Some(look) = &*last {
             if look.began >= asked {
                 return look.found.clone();
             }
-            let due = look.ended + rest(Duration::ZERO, look.ended.duration_since(look.began)).min(LONGEST);
+            let due = look.ended + rest(Duration::ZERO, look.ended.duration_since(look.began), 1).min(self.longest);
             sleep(due.saturating_duration_since(clock::monotonic())).await;
         }
         let began = clock::monotonic();
@@ -58,6 +57,8 @@ mod tests {
     use tokio::task::{LocalSet, spawn_local, yield_now};
 
     use super::*;
+
+    const LONGEST: Duration = Duration::from_millis(1500);
 
     /// Looks made, and the world that they look at.
     #[derive(Default)]
@@ -80,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_during_a_look_shares_the_next_and_hears_of_nothing_older_than_its_question() {
-        let (shared, world) = (Rc::new(Shared::default()), Rc::new(World::default()));
+        let (shared, world) = (Rc::new(Shared::resting(LONGEST)), Rc::new(World::default()));
         LocalSet::new()
             .run_until(async {
                 let ask = || {
@@ -108,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_look_that_is_given_up_leaves_nothing_behind() {
-        let (shared, world) = (Rc::new(Shared::default()), Rc::new(World::default()));
+        let (shared, world) = (Rc::new(Shared::resting(LONGEST)), Rc::new(World::default()));
         LocalSet::new()
             .run_until(async {
                 let task = {
