@@ -18,7 +18,7 @@ use crate::etcd::{Created, Etcd, EtcdStatus};
 use crate::fault::{Point, cut};
 use crate::name::Fqdn;
 use crate::record::{ACTIVATED, ActivationRecord, Audit, LINEAGE, LineageRecord, MemberRecord, audit_key, member_key};
-use crate::rest::{rest, sparing};
+use crate::rest::{self, rest, sparing};
 use crate::state::RaftId;
 use crate::{clock, fault, journal, peer_hash};
 
@@ -54,7 +54,7 @@ pub async fn tend(desk: Arc<Desk>) {
             }
         }
         let took = clock::monotonic().duration_since(began);
-        sleep(if settled { sparing(SETTLED, took, SLOWLY) } else { rest(FORMING, took, 1) }).await;
+        sleep(if settled { sparing(SETTLED, took, SLOWLY) } else { rest(FORMING, took, rest::LONGEST) }).await;
     }
 }
 

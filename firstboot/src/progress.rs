@@ -6,6 +6,7 @@ use crate::decision::{Decision, Explanation};
 use crate::message::Holds;
 use crate::name::Fqdn;
 use crate::observation::{PeerAnswer, PeerObservation};
+use crate::state::RaftId;
 use crate::wait::way_out;
 use crate::{clock, journal};
 
@@ -104,6 +105,16 @@ impl Progress {
         } else {
             SOON
         }
+    }
+}
+
+/// Why a member that runs serves nobody, as far as it can tell.
+pub(crate) fn unconfirmed(leader: Option<RaftId>) -> String {
+    match leader {
+        None => "etcd runs, but too few members are up and reachable for it to serve: it knows of no leader".into(),
+        Some(leader) => format!(
+            "etcd runs and takes member {leader} for its leader, but no majority has confirmed that in time: too few members are up and reachable for it to serve, or they, their disks or the network between them are too slow"
+        ),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// The longest rest for slowness alone, where etcd has its usual beat.
-const LONGEST: Duration = Duration::from_secs(5);
+/// The longest rest for slowness alone, where etcd has its usual beat and nobody waits for it.
+pub(crate) const LONGEST: Duration = Duration::from_secs(5);
 
 /// What is done for ever takes one part in so many of the time at most: etcd is there for its clients.
 const SHARE: u32 = 50;
@@ -14,10 +14,10 @@ pub(crate) fn sparing(pause: Duration, took: Duration, longest: Duration) -> Dur
     pause.max((took * SHARE).min(longest))
 }
 
-/// The pause after something that took this long: so long that it takes a third of the time, but never shorter than `pause`. An etcd that is waited
-/// for so many times as patiently as usual is left alone for so much longer as well.
-pub(crate) fn rest(pause: Duration, took: Duration, patience: u32) -> Duration {
-    pause.max((took * 2).min(LONGEST * patience))
+/// The pause after something that took this long: so long that it takes a third of the time, but not longer than `longest` for
+/// that, and never shorter than `pause`.
+pub(crate) fn rest(pause: Duration, took: Duration, longest: Duration) -> Duration {
+    pause.max((took * 2).min(longest))
 }
 
 #[cfg(test)]
@@ -27,12 +27,12 @@ mod tests {
     #[test]
     fn rests_for_twice_as_long_as_it_took_within_limits() {
         let millis = Duration::from_millis;
-        assert_eq!(rest(millis(400), millis(20), 1), millis(400));
-        assert_eq!(rest(millis(400), millis(1500), 1), millis(3000));
-        assert_eq!(rest(millis(400), millis(30_000), 1), LONGEST);
-        assert_eq!(rest(millis(400), millis(6000), 3), millis(12_000));
-        assert_eq!(rest(millis(400), millis(30_000), 3), LONGEST * 3);
-        assert_eq!(rest(millis(9000), millis(30_000), 1), millis(9000));
+        assert_eq!(rest(millis(400), millis(20), LONGEST), millis(400));
+        assert_eq!(rest(millis(400), millis(1500), LONGEST), millis(3000));
+        assert_eq!(rest(millis(400), millis(30_000), LONGEST), LONGEST);
+        assert_eq!(rest(millis(400), millis(6000), LONGEST * 3), millis(12_000));
+        assert_eq!(rest(millis(400), millis(30_000), LONGEST * 3), LONGEST * 3);
+        assert_eq!(rest(millis(9000), millis(30_000), LONGEST), millis(9000));
     }
 
     #[test]

@@ -31,12 +31,12 @@ use crate::notice::{Noticed, displaced, notices};
 use crate::observation::{Observation, SeedView, StateView};
 use crate::observe::{self, Image, Local};
 use crate::paths::{PEER_PORT, Paths};
-use crate::progress::{AT_ONCE, Progress, heard};
-use crate::rest::rest;
+use crate::progress::{AT_ONCE, Progress, heard, unconfirmed};
+use crate::rest::{self, rest};
 use crate::revocation::Distrusted;
 use crate::revocation_file::{self, RevocationLists};
 use crate::standing::{self, Standing};
-use crate::state::{RaftId, State};
+use crate::state::State;
 use crate::status_file::{self, StatusFile};
 use crate::tls::{AgentTls, TlsParts};
 use crate::wait::{WaitReason, utc};
@@ -91,7 +91,9 @@ pub fn run(paths: &Paths) -> Result<()> {
             let began = clock::monotonic();
             let pause = runner.round().await;
             let took = clock::monotonic().duration_since(began);
-            sleep(if pause > AT_ONCE { rest(pause, took, runner.desk.etcd.patience) } else { pause }).await;
+            // An etcd that is waited for longer than usual is left alone for longer as well.
+            let longest = rest::LONGEST * runner.desk.etcd.patience;
+            sleep(if pause > AT_ONCE { rest(pause, took, longest) } else { pause }).await;
         }
     })
 }
@@ -452,16 +454,6 @@ impl Runner<'_> {
                 )
             }
         }
-    }
-}
-
-/// Why a member that runs serves nobody, as far as it can tell.
-fn unconfirmed(leader: Option<RaftId>) -> String {
-    match leader {
-        None => "etcd runs, but too few members are up and reachable for it to serve: it knows of no leader".into(),
-        Some(leader) => format!(
-            "etcd runs and takes member {leader} for its leader, but no majority has confirmed that in time: too few members are up and reachable for it to serve, or they, their disks or the network between them are too slow"
-        ),
     }
 }
 

@@ -38,7 +38,7 @@ impl<T: Clone> Shared<T> {
             if look.began >= asked {
                 return look.found.clone();
             }
-            let due = look.ended + rest(Duration::ZERO, look.ended.duration_since(look.began), 1).min(self.longest);
+            let due = look.ended + rest(Duration::ZERO, look.ended.duration_since(look.began), self.longest);
             sleep(due.saturating_duration_since(clock::monotonic())).await;
         }
         let began = clock::monotonic();
