@@ -44,8 +44,8 @@ check: deps
 bench: build faults
 	$(SUDO) tests/run bench
 
-# The six nodes of profiles/k8s0.toml on two hosts that the lab plays, from deploying to the loss of a host. 40 minutes where they
-# are emulated on two processors, if these bear it (README); PROFILE=pair has three and takes a quarter of an hour.
+# The six nodes of profiles/k8s0.toml on two hosts that the lab plays, from deploying to the loss of a host. 40 to 70 minutes where
+# they are emulated on two processors, if these bear it (README); PROFILE=pair has three and takes a quarter of an hour.
 PROFILE ?= k8s0
 show-hosts: build
 	$(SUDO) tests/run show-hosts $(PROFILE)
