@@ -48,6 +48,8 @@ pub struct NodeRow {
     pub member_id: Option<String>,
     /// It is a learner still.
     pub learner: bool,
+    /// It has seen the cluster activated. Never of a node that does not answer: what it has seen is not known.
+    pub activated: bool,
     /// Its etcd is a voter that answers linearizable reads, with no alarm.
     pub healthy: bool,
     /// The key of the image it runs.
@@ -99,6 +101,7 @@ fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>, built: Option<Sh
         phase: phase.into(),
         member_id: None,
         learner: false,
+        activated: false,
         healthy: false,
         image_key: None,
         drift: false,
@@ -117,6 +120,7 @@ fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>, built: Option<Sh
         phase: status.phase.clone(),
         member_id: running.map(|r| r.member.to_string()),
         learner: running.is_some_and(|r| r.learner),
+        activated: status.activated,
         healthy: running.is_some_and(|r| r.linearizable && !r.learner && r.alarms.is_empty()),
         image_key: Some(status.image_key.to_string()),
         drift: built.is_some_and(|built| built != status.image_key),
@@ -153,8 +157,7 @@ impl LabStatus {
             table.add_row([&node.fqdn, &node.phase, member, role, healthy, &image, &row, &since]);
         }
         let lineage = self.lineage.as_deref().unwrap_or("none");
-        let activated = if self.activated { "activated" } else { "not activated" };
-        let mut text = format!("{activated}, lineage {lineage}\n{table}\n");
+        let mut text = format!("{}, lineage {lineage}\n{table}\n", self.activation());
         for host in &self.hosts {
             let up = if host.up { "up" } else { "down" };
             let cut = if host.cut { ", cut off from the other hosts" } else { "" };
@@ -177,6 +180,20 @@ impl LabStatus {
             text.push_str("\nStep by step: `kiln lab exec PROFILE NODE -- firstboot explain`\n");
         }
         text
+    }
+
+    /// One node that has seen the cluster activated is enough: it stays so. That no node says it is evidence only where each was heard.
+    fn activation(&self) -> String {
+        let (seen, unseen): (Vec<&NodeRow>, Vec<&NodeRow>) = self.nodes.iter().partition(|node| node.activated);
+        if unseen.is_empty() {
+            return "activated".into();
+        }
+        if seen.is_empty() {
+            let all_heard = unseen.iter().all(|node| node.image_key.is_some());
+            return if all_heard { "not activated" } else { "not known to be activated" }.into();
+        }
+        let unseen: Vec<&str> = unseen.iter().map(|node| node.name.as_str()).collect();
+        format!("activated (not said by {})", unseen.join(", "))
     }
 }
 
@@ -219,6 +236,24 @@ mod tests {
         assert!(status.activated && status.nodes.iter().all(|n| n.healthy));
         assert_eq!(status.lineage, Some(Id128([7; 16]).to_string()));
         assert_eq!(status.nodes[0].member_id.as_deref(), Some("abc"));
+    }
+
+    #[test]
+    fn people_read_that_it_is_activated_where_one_node_says_so_and_that_it_is_not_where_each_was_heard() {
+        let nodes = super::super::dns::tests::profile().nodes;
+        let says = |activated: bool| Ok(answer(&nodes[0], running(7), activated));
+        let silent = || Err("no route".to_owned());
+        let headline = |answers: [Result<NodeStatus, String>; 2]| {
+            let text = summarize(&nodes, &[true, true], &answers, None).table();
+            text.split_once(", lineage").unwrap().0.to_owned()
+        };
+        let second = &nodes[1].name;
+        assert_eq!(headline([says(true), says(true)]), "activated");
+        assert_eq!(headline([says(true), says(false)]), format!("activated (not said by {second})"));
+        assert_eq!(headline([says(true), silent()]), format!("activated (not said by {second})"));
+        assert_eq!(headline([says(false), says(false)]), "not activated");
+        assert_eq!(headline([says(false), silent()]), "not known to be activated");
+        assert_eq!(headline([silent(), silent()]), "not known to be activated");
     }
 
     #[test]
@@ -271,6 +306,7 @@ mod tests {
         assert_eq!(
             keys(&value["nodes"][0]),
             [
+                "activated",
                 "drift",
                 "fqdn",
                 "healthy",
