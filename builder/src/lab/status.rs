@@ -48,8 +48,8 @@ pub struct NodeRow {
     pub member_id: Option<String>,
     /// It is a learner still.
     pub learner: bool,
-    /// It has seen the cluster activated. Never of a node that does not answer: what it has seen is not known.
-    pub activated: bool,
+    /// It has seen the cluster activated; nothing of a node that does not answer, as what it has seen is not known.
+    pub activated: Option<bool>,
     /// Its etcd is a voter that answers linearizable reads, with no alarm.
     pub healthy: bool,
     /// The key of the image it runs.
@@ -73,15 +73,15 @@ pub fn summarize(
     built: Option<Sha256Digest>,
 ) -> LabStatus {
     let row = |((node, on), answer): ((_, &bool), &Result<_, _>)| row(node, *on, answer.as_ref().ok(), built);
-    let rows = nodes.iter().zip(powered).zip(answers).map(row);
+    let rows: Vec<NodeRow> = nodes.iter().zip(powered).zip(answers).map(row).collect();
     let mut lineages: Vec<String> = answers.iter().flatten().filter_map(lineage).collect();
     lineages.sort();
     lineages.dedup();
     LabStatus {
-        activated: answers.iter().all(|a| a.as_ref().is_ok_and(|s| s.activated)),
+        activated: rows.iter().all(|row| row.activated == Some(true)),
         lineage: if lineages.len() == 1 { lineages.pop() } else { None },
         built_image: built.map(|key| key.to_string()),
-        nodes: rows.collect(),
+        nodes: rows,
         hosts: vec![],
     }
 }
@@ -101,7 +101,7 @@ fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>, built: Option<Sh
         phase: phase.into(),
         member_id: None,
         learner: false,
-        activated: false,
+        activated: None,
         healthy: false,
         image_key: None,
         drift: false,
@@ -120,7 +120,7 @@ fn row(node: &Node, powered: bool, answer: Option<&NodeStatus>, built: Option<Sh
         phase: status.phase.clone(),
         member_id: running.map(|r| r.member.to_string()),
         learner: running.is_some_and(|r| r.learner),
-        activated: status.activated,
+        activated: Some(status.activated),
         healthy: running.is_some_and(|r| r.linearizable && !r.learner && r.alarms.is_empty()),
         image_key: Some(status.image_key.to_string()),
         drift: built.is_some_and(|built| built != status.image_key),
@@ -184,15 +184,15 @@ impl LabStatus {
 
     /// One node that has seen the cluster activated is enough: it stays so. That no node says it is evidence only where each was heard.
     fn activation(&self) -> String {
-        let (seen, unseen): (Vec<&NodeRow>, Vec<&NodeRow>) = self.nodes.iter().partition(|node| node.activated);
-        if unseen.is_empty() {
+        if self.activated {
             return "activated".into();
         }
-        if seen.is_empty() {
-            let all_heard = unseen.iter().all(|node| node.image_key.is_some());
-            return if all_heard { "not activated" } else { "not known to be activated" }.into();
+        let says = |said: Option<bool>| self.nodes.iter().any(|node| node.activated == said);
+        if !says(Some(true)) {
+            return if says(None) { "not known to be activated" } else { "not activated" }.into();
         }
-        let unseen: Vec<&str> = unseen.iter().map(|node| node.name.as_str()).collect();
+        let unseen = self.nodes.iter().filter(|node| node.activated != Some(true));
+        let unseen: Vec<&str> = unseen.map(|node| node.name.as_str()).collect();
         format!("activated (not said by {})", unseen.join(", "))
     }
 }
@@ -220,7 +220,7 @@ mod tests {
         let silent = || Err("no route".to_owned());
         let status = summarize(&nodes, &[true, false], &[silent(), silent()], Some(Sha256Digest([9; 32])));
         assert_eq!((status.nodes[0].phase.as_str(), status.nodes[1].phase.as_str()), ("booting", "off"));
-        assert!(status.nodes.iter().all(|n| !n.drift && n.image_key.is_none()));
+        assert!(status.nodes.iter().all(|n| !n.drift && n.image_key.is_none() && n.activated.is_none()));
         assert!(!status.activated && status.lineage.is_none());
     }
 
